@@ -1,0 +1,223 @@
+"""The front door: looks at the first word and imports only what that verb needs.
+
+`mmpredict --help`, `recipes`, `show` and the message for a broken recipe answer at once, because
+torch is imported only when something is going to run. Exit codes: 0 done, 1 crash, 2 a mistake of
+the user.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+
+import mmpredict
+
+VERBS = {
+    "fit": "train: mmpredict fit --config quickstart",
+    "validate": "measure on the validation data: ... --config RECIPE --ckpt_path FILE",
+    "test": "measure on the test data: ... --config RECIPE --ckpt_path FILE",
+    "predict": "predict over the predict data: ... --config RECIPE --ckpt_path FILE",
+    "rollout": "continue a prompt: ... --ckpt FILE --prompt FILE_OR_TEXT --seconds 4 --out x.mp4",
+    "recipes": "list the recipes that come along",
+    "show": "a recipe with all its defaults, and where each value was written",
+}
+OPTIONS = (
+    ("--config RECIPE", "a file or the name of a shipped recipe; several are merged in order"),
+    ("--KEY VALUE", "any setting, such as --trainer.max_steps 10; wins over the recipe"),
+    ("--run_dir DIR", "where to write; default runs/<recipe>/<time>-<hash>/"),
+    ("--ckpt_path FILE", "resume or evaluate this checkpoint"),
+    ("--seed_everything N", "seed of the run (default 0)"),
+    ("--allow-import PACKAGE", "let class_path name classes of a package of yours"),
+    ("--print_config", "print the full configuration and stop"),
+    ("--model.help CLASS", "describe the arguments of a class (so too --data.help)"),
+    ("--traceback", "show where a mistake was noticed"),
+)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_page())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"mmpredict {mmpredict.__version__}")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        return fail(unknown_verb(verb))
+    if verb == "recipes":
+        return list_recipes(rest)
+    if verb == "show":
+        return show_recipe(rest)
+    if verb == "rollout":
+        return rollout(rest)
+    return train(verb, rest)
+
+
+def fail(message: str) -> int:
+    """Say what is wrong; the exit code of a user's mistake."""
+    print(message, file=sys.stderr)
+    return 2
+
+
+def help_page() -> str:
+    lines = [
+        "mmpredict: one causal predictor for the next word, the next frame and the next sound.",
+        "",
+        "usage: mmpredict VERB ...     (mmpredict VERB --help says more)",
+        "",
+        *(f"  {verb:<10} {text}" for verb, text in VERBS.items()),
+        "",
+        "first steps: mmpredict recipes; mmpredict fit --config quickstart",
+    ]
+    return "\n".join(lines)
+
+
+def unknown_verb(verb: str) -> str:
+    close = difflib.get_close_matches(verb, VERBS, n=1)
+    lines = [f"mmpredict: unknown verb {verb!r}"]
+    if verb.startswith("-"):
+        lines = [f"mmpredict: the verb comes first: mmpredict fit {verb} ..."]
+    lines += [f"did you mean `{close[0]}`?"] if close else []
+    return "\n  ".join([*lines, "verbs: " + ", ".join(VERBS)])
+
+
+def list_recipes(words: list[str]) -> int:
+    """One line for each shipped recipe."""
+    from mmpredict import recipe_files
+
+    if words and words[0] in ("-h", "--help"):
+        print("usage: mmpredict recipes     lists the recipes that come along, one a line")
+        return 0
+    if words:
+        return fail(f"mmpredict recipes takes no arguments, got {' '.join(words)!r}")
+    paths = recipe_files.shipped_recipes()
+    names = [recipe_files.recipe_name(path) for path in paths]
+    width = max(map(len, names), default=0)
+    for name, path in zip(names, paths, strict=True):
+        print(f"{name:<{width}}  {recipe_files.head(path).get('What', '')}")
+    if not paths:
+        return fail(f"no recipes in {recipe_files.recipes_folder()}; reinstall mmpredict")
+    return 0
+
+
+def show_recipe(words: list[str]) -> int:
+    """Print a recipe merged with its defaults."""
+    from mmpredict import recipe_show
+    from mmpredict.command_line import Command
+
+    if not words or words[0] in ("-h", "--help"):
+        usage = "usage: mmpredict show RECIPE [--config RECIPE ...] [--KEY VALUE ...]"
+        print(usage, file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    if not words[0].startswith("-"):
+        words = ["--config", *words]
+    command = checked("fit", words)
+    if isinstance(command, Command):
+        print("\n".join(recipe_show.show(command)))
+        return 0
+    return command
+
+
+def checked(verb: str, words: list[str]):
+    """The Command of a trainer verb, or the exit code if it is wrong or was only asked for help."""
+    from mmpredict import command_line
+    from mmpredict.recipe_check import Check
+    from mmpredict.recipe_files import RecipeError
+
+    try:
+        command = command_line.parse(verb, words)
+        if command.wants_help:
+            print(verb_page(verb))
+            return 0
+        explores = any(".help" in word for word in command.passed_on)
+        check = Check(command)
+        problems = [] if explores else check.run()
+    except RecipeError as error:
+        return fail(str(error))
+    for notice in check.notices:
+        print(notice, file=sys.stderr)
+    if problems:
+        more = f"\n({len(problems) - 1} more after this one)" if len(problems) > 1 else ""
+        return fail(f"{problems[0]}{more}")
+    return command
+
+
+def train(verb: str, words: list[str]) -> int:
+    """fit, validate, test, predict: check the recipe first; import the rest if it is in order."""
+    from mmpredict.command_line import TRUSTED, Command
+
+    command = checked(verb, words)
+    if not isinstance(command, Command):
+        return command
+    if command.trusted != TRUSTED and "" not in sys.path:
+        sys.path.append("")  # the package that was allowed may lie in the current folder
+
+    from mmpredict.lightning_cli import run
+
+    return run(command)
+
+
+def verb_page(verb: str) -> str:
+    """Help for a trainer verb: our options and the trainer's, read from its source."""
+    from mmpredict import signatures
+    from mmpredict.command_line import TRAINER_DEFAULTS
+
+    trainer = signatures.find("pytorch_lightning.Trainer")
+    parameters = signatures.signature(trainer).parameters.values() if trainer else ()
+    lines = [f"usage: mmpredict {verb} --config RECIPE [--KEY VALUE ...]", ""]
+    lines += [f"  {option:<24} {text}" for option, text in OPTIONS]
+    lines += ["", "model and data settings of a recipe: mmpredict show RECIPE", "trainer settings:"]
+    for p in parameters:
+        default = TRAINER_DEFAULTS.get(p.name, p.default)
+        lines.append(f"  --trainer.{p.name} {p.annotation} = {default}"[:100])
+    return "\n".join(lines)
+
+
+class _Arguments(argparse.ArgumentParser):
+    """argparse with one line in place of the usage page."""
+
+    def error(self, message: str):
+        self.exit(2, f"mmpredict rollout: {message}\n  help: mmpredict rollout --help\n")
+
+
+def rollout_arguments(words: list[str]) -> argparse.Namespace:
+    """The options of `rollout`."""
+    parser = _Arguments(prog="mmpredict rollout", description="Let a trained model go on.")
+    add = parser.add_argument
+    add("--ckpt", required=True, type=Path, help="checkpoint of a run")
+    add("--prompt", required=True, help="a video, sound or text file, or the text itself")
+    add("--seconds", type=float, default=4.0, help="how long to go on (default 4)")
+    add("--out", required=True, type=Path, help="file to write: .mp4, .wav or .txt")
+    add("--temperature", type=float, default=1.0, help="0: the likeliest; 1: as learned (default)")
+    add("--steps", type=int, default=20, help="steps of the flow heads per block (default 20)")
+    add("--seed", type=int, default=0, help="seed of the draws (default 0)")
+    add("--futures", type=int, default=1, help="how many continuations (default 1)")
+    args = parser.parse_args(words)
+    if "://" in str(args.ckpt) or ":/" in str(args.ckpt)[:8]:
+        parser.error(
+            f"--ckpt {str(args.ckpt)!r} is a URL; download it first, loading those is unsafe"
+        )
+    if not args.ckpt.is_file():
+        parser.error(f"--ckpt {str(args.ckpt)!r} does not exist")
+    if args.seconds <= 0 or args.steps < 1 or args.futures < 1 or args.temperature < 0:
+        parser.error("--seconds, --steps and --futures are above 0, --temperature is 0 or more")
+    return args
+
+
+def rollout(words: list[str]) -> int:
+    """Continue a prompt with a trained model."""
+    try:
+        args = rollout_arguments(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+    from mmpredict.generate.command import run_rollout
+
+    try:
+        return run_rollout(args)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        return fail(f"error: {error}")

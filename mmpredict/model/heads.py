@@ -1,0 +1,172 @@
+"""The way out: what is said of the next block of a stream, from the condition z of each of its positions.
+
+Shapes: M blocks, P positions per block, D values per position, Z condition width, R random draws.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmpredict.model.attention import Block, SwiGLU
+from mmpredict.schema import IdsPrediction, StreamSpec, ValuesPrediction
+
+VELOCITY_CLIP = 0.05  # 1 - level is not taken smaller: the velocity weight would explode
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A head for blocks of values.
+
+    Args:
+        kind: `flow` samples sharp blocks and regresses their mean; `regression` has the mean alone.
+        dim: width of the flow head.
+        depth: layers of the flow head.
+        draws: noise levels drawn per block and training step.
+    """
+
+    kind: Literal["flow", "regression"] = "flow"
+    dim: int = 128
+    depth: int = 2
+    draws: int = 2
+
+
+class SoftmaxHead(nn.Module):
+    """Logits over a vocabulary, tied to its embedding table."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = table.weight
+        self.scale = table.weight.shape[1] ** -0.5
+
+    def forward(self, z_MZ: Tensor, targets_M: Tensor) -> IdsPrediction:
+        return IdsPrediction(self.logits(z_MZ), targets_M)
+
+    def logits(self, z_MZ: Tensor) -> Tensor:
+        return (z_MZ @ self.weight.T.to(z_MZ.dtype) * self.scale).float()
+
+
+class ValuesHead(nn.Module):
+    """Regresses the block's mean, and (kind `flow`) denoises the whole block together around it.
+
+    The mean starts from the previous block of the stream: mean = skip * previous + W z, with skip = 1 and
+    W = 0 at first, so that training starts at the copy-last baseline and learns what changes.
+
+    The flow head follows x-prediction flow matching (Lipman et al. 2023; x-prediction as in Li & He 2025).
+    With X_t = t X + (1 - t) noise it predicts X as the exact posterior mean for a Gaussian of deviation
+    `sigma` around the regressed mean, plus a learned correction in units of that posterior's deviation (the
+    preconditioning of Karras et al. 2022, written for this interpolation). Wide blocks need no wide head,
+    because the signal passes beside it.
+    """
+
+    def __init__(self, spec: StreamSpec, z_dim: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.skip = nn.Parameter(torch.ones(spec.width))
+        self.to_mean = nn.Linear(z_dim, spec.width, bias=False)
+        nn.init.zeros_(self.to_mean.weight)
+        if config.kind == "regression":
+            return
+        dim = config.dim
+        self.log_sigma = nn.Parameter(torch.full((spec.width,), math.log(0.5)))
+        self.from_noised = nn.Linear(spec.width, dim, bias=False)
+        self.from_mean = nn.Linear(spec.width, dim, bias=False)
+        self.from_z = nn.Linear(z_dim, dim, bias=False)
+        self.from_level = nn.Sequential(nn.Linear(32, dim), nn.SiLU(), nn.Linear(dim, dim))
+        hidden = 64 * round(dim * 8 / 3 / 64) or 64
+        heads = max(1, dim // 32)
+        self.layers = nn.ModuleList(
+            Block(dim, heads, heads, hidden, qk_norm=True)
+            if spec.positions_per_block > 1
+            else _FeedForward(dim, hidden)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.RMSNorm(dim)
+        self.to_correction = nn.Linear(dim, spec.width, bias=False)
+        nn.init.zeros_(self.to_correction.weight)
+
+    def mean(self, z_MPZ: Tensor, previous_MPD: Tensor) -> Tensor:
+        return (self.skip * previous_MPD + self.to_mean(z_MPZ)).float()
+
+    def forward(
+        self,
+        z_MPZ: Tensor,
+        previous_MPD: Tensor,
+        targets_MPD: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> ValuesPrediction:
+        """Prediction of known blocks, for a loss; noise and levels are drawn from `generator`."""
+        mean_MPD = self.mean(z_MPZ, previous_MPD)
+        if self.config.kind == "regression":
+            return ValuesPrediction(mean_MPD, targets_MPD)
+        shape, device = (self.config.draws, *targets_MPD.shape), targets_MPD.device
+        noise = torch.randn(shape, generator=generator, device=device)
+        level_RM = torch.randn(shape[:2], generator=generator, device=device).sigmoid()
+        noised = level_RM[..., None, None] * targets_MPD + (1 - level_RM[..., None, None]) * noise
+        denoised = self.denoise(noised, level_RM, z_MPZ, mean_MPD.detach())
+        return ValuesPrediction(mean_MPD, targets_MPD, denoised, level_RM)
+
+    def denoise(
+        self, noised_RMPD: Tensor, level_RM: Tensor, z_MPZ: Tensor, mean_MPD: Tensor
+    ) -> Tensor:
+        """(R, M, P, D): the expected clean block, given the noised one, z and the regressed mean."""
+        t = level_RM[..., None, None].float()
+        variance = (2 * self.log_sigma).exp().float()
+        total = t.square() * variance + (1 - t).square()
+        surprise = noised_RMPD - t * mean_MPD
+        condition = self.from_z(z_MPZ) + self.from_mean(mean_MPD)
+        h = self.from_noised(surprise / total.sqrt())
+        h = h + condition + self.from_level(_level_features(level_RM))[..., None, :].to(h.dtype)
+        h = h.flatten(0, 1)
+        for layer in self.layers:
+            h = layer(h)
+        correction = self.to_correction(self.norm(h)).float().view_as(noised_RMPD)
+        posterior = mean_MPD + t * variance / total * surprise
+        return posterior + (variance / total).sqrt() * (1 - t) * correction
+
+    @torch.no_grad()
+    def sample(
+        self,
+        z_MPZ: Tensor,
+        previous_MPD: Tensor,
+        *,
+        draws: int = 1,
+        steps: int = 20,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(R, M, P, D) samples, by Euler steps from noise of scale `temperature` (0: the mean itself)."""
+        mean_MPD = self.mean(z_MPZ, previous_MPD)
+        shape = (draws, *mean_MPD.shape)
+        if self.config.kind == "regression" or temperature == 0:
+            return mean_MPD.expand(shape).clone()
+        x = torch.randn(shape, generator=generator, device=mean_MPD.device) * temperature
+        levels = torch.linspace(0, 1, steps + 1)
+        for level, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+            level_RM = torch.full(shape[:2], level, device=x.device)
+            clean = self.denoise(x, level_RM, z_MPZ, mean_MPD)
+            x = x + (following - level) * (clean - x) / max(1 - level, VELOCITY_CLIP)
+        return x
+
+
+class _FeedForward(nn.Module):
+    """A block of one position has nobody to attend to."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(dim)
+        self.feed_forward = SwiGLU(dim, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.feed_forward(self.norm(x))
+
+
+def _level_features(level: Tensor) -> Tensor:
+    """(..., 32) sines and cosines of a level in [0, 1]."""
+    octaves = 2.0 ** torch.arange(16, device=level.device) * (math.pi / 64)
+    angle = level[..., None].float() * octaves
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -1,0 +1,178 @@
+"""Text to ids and back. In: a Clip's text pieces. Out: one block (1 position) per token, with times.
+
+Every piece is closed by the END id, which no text can produce: bytes map to 0..255, and the trained
+vocabulary holds no special tokens. The tokens of a word end when the word ends; words share their
+piece's span in proportion to their letters.
+
+Shapes: K tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mmpredict.schema import Clip, Modality, StreamSpec, TextPiece, Tokens
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Bytes, or a byte-level BPE vocabulary.
+
+    Args:
+        kind: `bytes` (256 ids, no file needed) or `bpe` (trained on the data's own text at the start,
+            or read from `path`).
+        vocab_size: ids of a BPE vocabulary, END included; bytes always have 257.
+        path: a tokenizer.json to use as it is.
+        vocabulary: the trained tokenizer as JSON text; filled by `fit` and kept in the checkpoint.
+    """
+
+    kind: Literal["bytes", "bpe"] = "bytes"
+    vocab_size: int = 512
+    path: str | None = None
+    vocabulary: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "bpe" and self.path is None and self.vocab_size < 258:
+            raise ValueError(
+                f"text.vocab_size={self.vocab_size} has no room for 256 bytes, END and one merge; "
+                "take 258 or more, or kind: bytes"
+            )
+        if self.path is not None and self.vocabulary is None:
+            if not Path(self.path).is_file():
+                raise FileNotFoundError(f"text.path={self.path} is not a file; give a tokenizer.json")
+            object.__setattr__(self, "vocabulary", Path(self.path).read_text(encoding="utf-8"))
+
+    @property
+    def end_id(self) -> int:
+        """Closes a piece; the last id."""
+        return self.spec.vocab_size - 1
+
+    @property
+    def spec(self) -> StreamSpec:
+        if self.kind == "bytes":
+            size = 257
+        elif self.path is not None:
+            size = self._bpe().get_vocab_size(with_added_tokens=True) + 1
+        else:
+            size = self.vocab_size
+        return StreamSpec(modality=Modality.TEXT, name="text", vocab_size=size)
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.kind == "bytes" or self.vocabulary is not None
+
+    def fit(self, corpus: Iterable[str]) -> TextTokens:
+        """Train the BPE vocabulary on `corpus`; the same corpus gives the same vocabulary."""
+        if self.is_fitted:
+            return self
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size - 1,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(corpus, trainer)
+        return replace(self, vocabulary=tokenizer.to_str())
+
+    def _bpe(self) -> Any:
+        if self.vocabulary is None:
+            raise ValueError("the BPE vocabulary is not trained yet; call fit(corpus) or give text.path")
+        if not hasattr(self, "_tokenizer"):
+            from tokenizers import Tokenizer
+
+            tokenizer = Tokenizer.from_str(self.vocabulary)
+            tokenizer.encode_special_tokens = True  # "<eos>" typed by a user stays four characters
+            object.__setattr__(self, "_tokenizer", tokenizer)
+        return self._tokenizer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_tokenizer"}
+
+    def ids_of(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of `text` without END, and for each the index of the character at which it ends."""
+        if self.kind == "bytes":
+            per_char = [char.encode("utf-8", "surrogatepass") for char in text]
+            ids = [byte for char in per_char for byte in char]
+            return ids, [i + 1 for i, char in enumerate(per_char) for _ in char]
+        try:
+            encoding = self._bpe().encode(text, add_special_tokens=False)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text {text[:40]!r} holds a lone surrogate; repair it, or use kind: bytes") from error
+        return encoding.ids, [end for _, end in encoding.offsets]
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Undo `ids_of`; END must have been cut away. Bytes that are no UTF-8 become U+FFFD."""
+        if self.kind == "bytes":
+            raw = bytes(ids)
+            try:
+                return raw.decode("utf-8", "surrogatepass")
+            except UnicodeDecodeError:
+                return raw.decode("utf-8", "replace")
+        return self._bpe().decode(list(ids), skip_special_tokens=False)
+
+    def encode(self, clip: Clip) -> Tokens | None:
+        """Ids of all pieces, each closed by END; None without text."""
+        ids: list[int] = []
+        end_s: list[float] = []
+        for piece in clip.texts:
+            piece_ids, char_ends = self.ids_of(piece.text)
+            ids += [*piece_ids, self.end_id]
+            end_s += token_times(piece, char_ends)
+        if not ids:
+            return None
+        times = np.array(end_s)
+        timed = ~np.isnan(times)
+        # Pieces may overlap in time (two people talk); their order stays that of the clip.
+        times[timed] = np.maximum.accumulate(times[timed])
+        return Tokens(
+            modality=Modality.TEXT,
+            contents=torch.tensor(ids, dtype=torch.int64),
+            end_s=torch.from_numpy(times),
+        )
+
+    def decode(self, tokens: Tokens) -> Clip:
+        """Pieces, cut at END. A piece is timed from the end of its first word to the end of its last."""
+        pieces: list[TextPiece] = []
+        ids: list[int] = []
+        times: list[float] = []
+        for token, time in zip(tokens.contents.tolist(), tokens.end_s.tolist(), strict=True):
+            times.append(time)
+            if token == self.end_id:
+                pieces.append(_piece(self.text_of(ids), times))
+                ids, times = [], []
+            else:
+                ids.append(token)
+        if ids:
+            pieces.append(_piece(self.text_of(ids), times))
+        return Clip(texts=tuple(pieces))
+
+
+def token_times(piece: TextPiece, char_ends: Sequence[int]) -> list[float]:
+    """End time of each token and of END: the end of the word that the token's last character is in."""
+    if piece.start_s is None:
+        return [float("nan")] * (len(char_ends) + 1)
+    length = max(1, len(piece.text))
+    word_end = [length] * (length + 1)
+    for i in range(length - 1, 0, -1):
+        boundary = i < len(piece.text) and piece.text[i].isspace()
+        word_end[i] = i if boundary else word_end[i + 1]
+    span = piece.end_s - piece.start_s
+    times = [piece.start_s + span * word_end[max(1, end)] / length for end in char_ends]
+    return [*times, piece.end_s]
+
+
+def _piece(text: str, times: list[float]) -> TextPiece:
+    known = [time for time in times if time == time]
+    if not known:
+        return TextPiece(text)
+    return TextPiece(text, known[0], known[-1])

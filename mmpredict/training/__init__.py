@@ -1,0 +1,5 @@
+"""LightningModules and what hangs on the Trainer."""
+
+from mmpredict.training.pretrain import Pretrain
+
+__all__ = ["Pretrain"]

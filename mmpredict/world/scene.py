@@ -1,0 +1,146 @@
+"""The front door of the world: a scene is a name for a clip; `record` films it.
+
+Everything is a pure function of (seed, family, condition, split): the same bytes in every process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ..schema import Clip
+from .captions import write_captions
+from .condition import SPLITS, Condition
+from .families import FAMILIES, build_stage
+from .physics import simulate
+from .questions import Question, ask_questions
+from .render import render
+from .sound import synthesise
+from .stage import random_for
+from .truth import Truth, frame_truth, read_history
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A clip, the truth about it, and questions with answers."""
+
+    clip: Clip
+    truth: Truth
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene of the world.
+
+    Args:
+        seed: number of the scene.
+        family: one of FAMILIES.
+        condition: the user's knobs.
+        split: one of SPLITS; decides which compositions are allowed.
+    """
+
+    seed: int
+    family: str
+    condition: Condition = field(default_factory=Condition)
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family={self.family!r} is not one of {', '.join(FAMILIES)}")
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split!r} is not one of {', '.join(SPLITS)}")
+
+    @property
+    def name(self) -> str:
+        return f"world/{self.split}/{self.family}/{self.seed}"
+
+    def record(
+        self,
+        size: int | tuple[int, int] = 64,
+        fps: float = 8.0,
+        sample_rate: int = 16000,
+        channels: int = 2,
+        *,
+        frames: bool = True,
+        sound: bool = True,
+    ) -> Recording:
+        """Film the scene.
+
+        Args:
+            size: height and width of the frames, px.
+            fps: frames per second; frame k shows the moment k / fps.
+            sample_rate: Hz.
+            channels: 2 for both ears, 1 for their mean.
+            frames, sound: False leaves the stream out of the clip and saves its cost.
+
+        Returns:
+            The clip with its truth. Events, captions and positions do not depend on size and fps.
+        """
+        height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width) < 16 or fps <= 0 or sample_rate < 4000:
+            raise ValueError(
+                f"size={height, width} px, fps={fps} and sample_rate={sample_rate} Hz: needs at "
+                f"least 16 px, more than 0 frames per second and 4000 Hz"
+            )
+        if channels not in (1, 2):
+            raise ValueError(f"channels={channels}; the world is heard with 1 or 2")
+        condition, key = self.condition, f"{self.seed}/{self.family}/{self.split}"
+        stage = build_stage(self.seed, self.family, self.split, condition)
+        motion = simulate(stage)
+        history = read_history(stage, motion)
+        times_T = np.arange(max(1, round(condition.seconds * fps))) / fps
+        picture, visible_TN = render(stage, motion, times_T, (height, width), key, paints=frames)
+        if frames and condition.camera_noise > 0:
+            picture = _add_camera_noise(picture, condition.camera_noise, key)
+        waveform = None
+        if sound:
+            tone, events = condition.room_tone_db, history.events
+            waveform = synthesise(
+                stage, motion, events, key, sample_rate=sample_rate, room_tone_db=tone
+            )
+            waveform = waveform if channels == 2 else waveform.mean(0, keepdims=True)
+        questions = ask_questions(stage, motion, history, key)
+        truth = frame_truth(stage, motion, history, times_T, visible_TN)
+        clip = Clip(
+            frames_TCHW=_to_TCHW(picture) if frames else None,
+            times_s=truth.times_s if frames else None,
+            waveform_CS=torch.from_numpy(waveform) if sound else None,
+            sample_rate=sample_rate if sound else None,
+            texts=write_captions(stage, motion, history, questions, condition, key),
+            name=self.name,
+        )
+        return Recording(clip, truth, questions)
+
+
+def _to_TCHW(picture_THWC: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(picture_THWC.transpose(0, 3, 1, 2)))
+
+
+def _add_camera_noise(picture_THWC: np.ndarray, level: float, key: str) -> np.ndarray:
+    noise = random_for("camera", key).standard_normal(picture_THWC.shape, np.float32)
+    return np.clip(np.rint(picture_THWC + level * noise), 0, 255).astype(np.uint8)
+
+
+def draw_scene(
+    index: int,
+    *,
+    split: str,
+    seed: int = 0,
+    families: tuple[str, ...] = FAMILIES,
+    condition: Condition | None = None,
+) -> Scene:
+    """The index-th scene of a split. Families take turns; splits share no scene.
+
+    Args:
+        seed: another seed is another world of scenes.
+    """
+    if not families:
+        raise ValueError(f"families is empty; name one or more of {', '.join(FAMILIES)}")
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+    number = int(random_for("scene", seed, split, index).integers(2**62))
+    family = families[index % len(families)]
+    return Scene(number, family, condition or Condition(), split)

@@ -1,0 +1,38 @@
+"""What every test starts from: few threads, float32, no window system, no files left behind."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+THREADS = 2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads():
+    """Toy sizes lose more to many threads than they gain."""
+    torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _clean_process(tmp_path, monkeypatch):
+    """Leave no dtype, process group or run folder behind for the next test."""
+    monkeypatch.delenv("MMPREDICT_RUN_DIR", raising=False)
+    yield
+    torch.set_default_dtype(torch.float32)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    os.environ.pop("MMPREDICT_RUN_DIR", None)
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -1,0 +1,160 @@
+"""Text files, neat and odd, become the pieces that they mean."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mmpredict.media import (
+    MediaError,
+    list_media,
+    read_text,
+    sidecar_text,
+    write_srt,
+    write_text,
+)
+from mmpredict.schema import TextPiece
+
+
+def read(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [(p.text, p.start_s, p.end_s) for p in read_text(path)]
+
+
+def test_txt_is_paragraphs(tmp_path):
+    found = read(tmp_path, "a.txt", b"\xef\xbb\xbfone\r\nstill one\r\n \r\n\r\ntwo\r\n")
+    assert found == [("one\nstill one", None, None), ("two", None, None)]
+    assert read(tmp_path, "b.txt", "") == []
+    assert read(tmp_path, "c.txt", "w\u00f6rd".encode("utf-16")) == [("w\u00f6rd", None, None)]
+
+
+def test_txt_round_trip(tmp_path):
+    texts = [TextPiece("one\nline two"), TextPiece("three", 0.0, 1.0), TextPiece(" ")]
+    write_text(tmp_path / "a.txt", texts)
+    assert read_text(tmp_path / "a.txt") == (TextPiece("one\nline two"), TextPiece("three"))
+
+
+def test_srt_round_trip_to_the_millisecond(tmp_path):
+    texts = (TextPiece("a < b & c", 0.0, 1.2345), TextPiece("two\nlines", 0.5, 3723.25))
+    write_srt(tmp_path / "a.srt", [*texts, TextPiece("untimed")])
+    back = read_text(tmp_path / "a.srt")
+    assert [p.text for p in back] == [p.text for p in texts]
+    assert back[0].end_s == pytest.approx(1.234, abs=0.001) and back[1].end_s == 3723.25
+
+
+def test_srt_with_odd_rows(tmp_path):
+    odd = (
+        "\ufeff1\r\n00:00:01,500 --> 00:00:02.5 X1:40 Y1:20\r\n<i>Hello</i> {\\an8}you <3\r\n"
+        "2\r\n00:00:02,000-->00:00:04,000\r\n- overlapping\r\n- 42\r\n\r\n\r\n"
+        "00:01:00,000 --> 00:01:01,000\r\nno index &amp; late\r\n\r\n"
+        "4\r\n00:00:05,0 --> 00:00:05,0\r\n\r\n"
+        "5\r\n0:0:6 --> 0:0:7\r\nno decimals\r\n"
+    )
+    assert read(tmp_path, "a.srt", odd) == [
+        ("Hello you <3", 1.5, 2.5),
+        ("- overlapping\n- 42", 2.0, 4.0),
+        ("no index & late", 60.0, 61.0),
+        ("no decimals", 6.0, 7.0),
+    ]
+
+
+def test_vtt_with_notes_styles_ids_and_settings(tmp_path):
+    vtt = (
+        "WEBVTT - title\nKind: captions\n\nSTYLE\n::cue { color: red }\n\nNOTE 00:00 --> never\n\n"
+        "intro\n00:01.000 --> 00:02.000 align:start position:0%\n"
+        "<v Anna>Hi <00:01.500><c>there</c>\n\n"
+        "01:00:00.250 --> 01:00:01.250\nlate\n"
+    )
+    assert read(tmp_path, "a.vtt", vtt) == [("Hi there", 1.0, 2.0), ("late", 3600.25, 3601.25)]
+    assert read(tmp_path, "b.vtt", "WEBVTT\n") == []
+
+
+def test_json_layouts(tmp_path):
+    word = [{"word": " Hi", "start": 0, "end": 0.5}, {"word": "you", "start": 0.5, "end": 1}]
+    segment = {"id": 0, "text": " Hi you", "start": 0.0, "end": 1.0}
+    words = [("Hi", 0.0, 0.5), ("you", 0.5, 1.0)]
+    for content, wanted in (
+        (
+            [{"text": "a", "start": 1, "end": 2}, {"text": "b"}],
+            [("a", 1.0, 2.0), ("b", None, None)],
+        ),
+        ({"words": word}, words),
+        ({"text": "Hi you", "segments": [segment]}, [("Hi you", 0.0, 1.0)]),
+        ({"text": "Hi you", "segments": [segment | {"words": word}], "language": "en"}, words),
+        ({"segments": []}, []),
+    ):
+        assert read(tmp_path, "a.json", json.dumps(content)) == wanted
+
+
+def test_jsonl(tmp_path):
+    rows = '{"text": "a"}\n\n{"text": "b", "start": 0.5, "end": 1}\n{"text": " "}\n'
+    assert read(tmp_path, "a.jsonl", rows) == [("a", None, None), ("b", 0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.json", '{"captions": []}', "expected a list of"),
+        ("a.json", '[{"caption": "x"}]', r"row\[0\]: got \['caption'\]; expected \"text\""),
+        (
+            "a.json",
+            '[{"text": "x", "start": 1}]',
+            "row.0.: start 1 and end None; expected two numbers",
+        ),
+        ("a.json", '{"words": [{"word": "x", "start": 2, "end": 1}]}', "words.0.: ends at 1 s"),
+        ("a.json", '[{"text": "x", "start": NaN, "end": 1}]', "expected two numbers"),
+        ("a.json", '{"segments": [', "not JSON: .*line 1"),
+        ("a.json", "[" * 100_000, "not JSON"),
+        ("a.json", "3", "a int; expected a list"),
+        ("a.jsonl", '{"text": "a"}\n{"txt": "b"}', "line 2: got .'txt'.; expected \"text\""),
+        ("a.jsonl", '{"text": "a"}\nplain', "line 2: not JSON"),
+        ("a.srt", "1\n00:00:05,000 --> 00:00:04,000\nx", "line 2: the cue ends before it starts"),
+        ("a.srt", "1\n5 sec --> 6 sec\nx", "line 2: '5 sec --> 6 sec' has no times like"),
+        ("a.srt", "only prose", "no cue found"),
+        ("a.txt", b"caf\xe9", "not utf-8: byte 0xe9 at 3; convert"),
+        ("a.pdf", "x", "unknown kind of text '.pdf'"),
+    ],
+)
+def test_what_cannot_be_understood_is_named(name, content, reason, tmp_path):
+    with pytest.raises(MediaError, match=reason) as caught:
+        read(tmp_path, name, content)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_missing_text_is_named(tmp_path):
+    with pytest.raises(MediaError, match="No such file"):
+        read_text(tmp_path / "a.txt")
+
+
+def test_the_sidecar_is_chosen_by_a_fixed_order(tmp_path):
+    media = tmp_path / "clip[1].mp4"
+    assert sidecar_text(media) is None
+    (tmp_path / "clip[1]x.srt").touch()
+    (tmp_path / "clip[1].part2.srt").touch()  # no language
+    (tmp_path / "clip[1].en.srt").mkdir()
+    assert sidecar_text(media) is None
+    for name in (
+        "clip[1].fr.txt",
+        "clip[1].pt-BR.srt",
+        "clip[1].de.srt",
+        "clip[1].txt",
+        "clip[1].vtt",
+        "clip[1].srt",
+    ):
+        (tmp_path / name).touch()
+        assert sidecar_text(media) == tmp_path / name  # each outranks those before it
+
+
+def test_a_folder_lists_its_media_sorted(tmp_path):
+    for name in ("b.MP4", "a/c.wav", "a/.hidden.mp4", ".trash/d.mp4", "a/notes.txt", "a/b.webm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "circle").symlink_to(tmp_path)
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    names = [str(path.relative_to(tmp_path)) for path in list_media(tmp_path)]
+    assert names == ["a/b.webm", "a/c.wav", "b.MP4"]
+    assert list_media(tmp_path / "b.MP4") == [tmp_path / "b.MP4"]
+    with pytest.raises(ValueError, match="no such folder"):
+        list_media(tmp_path / "missing")
