@@ -1,6 +1,19 @@
 """One file, one LightningDataModule; recipes name them by class_path."""
 
+from datamodules.audiovisual import AudioVisual
 from datamodules.base import ClipDataModule, Documents, Loading, PackedLoader, Skipped
+from datamodules.mixture import Mixture
+from datamodules.text import Text
 from datamodules.world import World
 
-__all__ = ["ClipDataModule", "Documents", "Loading", "PackedLoader", "Skipped", "World"]
+__all__ = [
+    "AudioVisual",
+    "ClipDataModule",
+    "Documents",
+    "Loading",
+    "Mixture",
+    "PackedLoader",
+    "Skipped",
+    "Text",
+    "World",
+]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from pathlib import Path
 
 import mmpredict
 
@@ -184,40 +183,31 @@ class _Arguments(argparse.ArgumentParser):
         self.exit(2, f"mmpredict rollout: {message}\n  help: mmpredict rollout --help\n")
 
 
-def rollout_arguments(words: list[str]) -> argparse.Namespace:
-    """The options of `rollout`."""
-    parser = _Arguments(prog="mmpredict rollout", description="Let a trained model go on.")
-    add = parser.add_argument
-    add("--ckpt", required=True, type=Path, help="checkpoint of a run")
-    add("--prompt", required=True, help="a video, sound or text file, or the text itself")
-    add("--seconds", type=float, default=4.0, help="how long to go on (default 4)")
-    add("--out", required=True, type=Path, help="file to write: .mp4, .wav or .txt")
-    add("--temperature", type=float, default=1.0, help="0: the likeliest; 1: as learned (default)")
-    add("--steps", type=int, default=20, help="steps of the flow heads per block (default 20)")
-    add("--seed", type=int, default=0, help="seed of the draws (default 0)")
-    add("--futures", type=int, default=1, help="how many continuations (default 1)")
-    args = parser.parse_args(words)
-    if "://" in str(args.ckpt) or ":/" in str(args.ckpt)[:8]:
-        parser.error(
-            f"--ckpt {str(args.ckpt)!r} is a URL; download it first, loading those is unsafe"
-        )
-    if not args.ckpt.is_file():
-        parser.error(f"--ckpt {str(args.ckpt)!r} does not exist")
-    if args.seconds <= 0 or args.steps < 1 or args.futures < 1 or args.temperature < 0:
-        parser.error("--seconds, --steps and --futures are above 0, --temperature is 0 or more")
-    return args
-
-
 def rollout(words: list[str]) -> int:
-    """Continue a prompt with a trained model."""
+    """Continue a prompt with a trained model; torch is loaded once the options are in order."""
+    from mmpredict import rollout_verb
+
+    parser = _Arguments(prog="mmpredict rollout", description="Let a trained model go on.")
+    rollout_verb.add_arguments(parser)
     try:
-        args = rollout_arguments(words)
+        args = parser.parse_args(words)
+        check_rollout(parser, args)
     except SystemExit as stop:
         return int(stop.code or 0)
-
-    from mmpredict.generate.command import run_rollout
-
     try:
-        return run_rollout(args)
+        return rollout_verb.run_rollout(args)
     except (ValueError, FileNotFoundError, ImportError) as error:
         return fail(f"error: {error}")
+
+
+def check_rollout(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """What can be said of the options before torch is loaded."""
+    checkpoint = str(args.ckpt)
+    if ":/" in checkpoint[:8]:
+        parser.error(f"--ckpt {checkpoint!r} is a URL; download it first, loading those is unsafe")
+    if not args.ckpt.is_file():
+        parser.error(f"--ckpt {checkpoint!r} does not exist")
+    if args.seconds <= 0 or args.steps < 1:
+        parser.error(f"--seconds {args.seconds} and --steps {args.steps} must be above 0")
+    if args.temperature < 0:
+        parser.error(f"--temperature {args.temperature} must be 0 or more")

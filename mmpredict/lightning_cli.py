@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import pickle
 import re
 import sys
 import warnings
@@ -36,12 +37,15 @@ USER_MISTAKES = (
     ImportError,
     MisconfigurationException,
 )
+# What a damaged checkpoint, one of another model, or one with more than plain data in it raises.
+BAD_CHECKPOINT = (pickle.UnpicklingError, EOFError, RuntimeError, KeyError)
 NOISE = (  # notes of Lightning on things that are as we want them
     r".*does not have many workers",
     r".*The number of training batches .* is smaller than the logging interval",
     r".*LeafSpec",
     r".*`weights_only` was not set",
     r".*[Dd]irectory .* exists and is not empty",
+    r".*You have overridden `on_before_batch_transfer` in `LightningModule`",
 )
 PARSER_CHAFF = re.compile(
     r"^\s*(Does not validate against any of the Union|Subtypes:|Errors:|Given value( type)?:"
@@ -255,12 +259,18 @@ def run(command: Command) -> int:
     except ParserComplaint as complaint:
         print(parser_message(command, complaint.message), file=sys.stderr)
         return 2
-    except USER_MISTAKES as error:
-        if first_batch.begun or shows_traceback(command):
+    except Exception as error:
+        kinds = USER_MISTAKES + (BAD_CHECKPOINT if checkpoint_of(command) else ())
+        if first_batch.begun or shows_traceback(command) or not isinstance(error, kinds):
             raise
         print(mistake_message(command, error), file=sys.stderr)
         return 2
     return 0
+
+
+def checkpoint_of(command: Command) -> str | None:
+    setting = command.tree.value.get("ckpt_path")
+    return None if setting is None or setting.kind == "null" else str(setting.value)
 
 
 def shows_traceback(command: Command) -> bool:
@@ -294,6 +304,12 @@ def _origin(command: Command, key: str) -> str:
 def mistake_message(command: Command, error: BaseException) -> str:
     """`error: ...`, at most eight lines; of an error in a loader's process the last line."""
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it anyway
+        thing = re.search(r"GLOBAL (\S+)", text)
+        reason = f"holds {thing[1]}, not only plain data" if thing else "is damaged"
+        text = f"checkpoint {checkpoint_of(command)!r} {reason}; it was not loaded"
+    elif isinstance(error, BAD_CHECKPOINT):
+        text = f"checkpoint {checkpoint_of(command)!r} cannot be used here:\n{text}"
     if text.startswith("Caught ") and "worker process" in text:
         text = text.splitlines()[-1].partition(": ")[2] or text.splitlines()[-1]
     lines = condense(text)[: MAX_LINES - 1]

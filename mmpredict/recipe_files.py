@@ -246,17 +246,19 @@ def put(tree: Setting, key: str, value: Setting) -> None:
     *parents, last = key.removesuffix("+").split(".")
     place = tree
     for part in parents:
-        place = _step(place, part, value)
-    place = _arguments_of(place, last, value)
+        place = _inside(place, part, value)
+        child = place.value.get(part)
+        if child is None or not (child.is_map or child.is_list):
+            child = place.value[part] = Setting({}, value.origin, value.origin)
+        place = child
+    place = _inside(place, last, value)
+    before = place.value.get(last)
     if key.endswith("+"):
-        items = value.value if value.is_list else [value]
-        before = place.value.get(last)
         old = before.value if before is not None and before.is_list else []
-        place.value[last] = Setting([*old, *items], value.origin, value.origin, "seq")
-    elif last in place.value:
-        place.value[last] = merge(
-            _as_class(place.value[last], value), _as_class(value, place.value[last])
-        )
+        new = value.value if value.is_list else [value]
+        place.value[last] = Setting([*old, *new], value.origin, value.origin, "seq")
+    elif before is not None:
+        place.value[last] = merge(_as_class(before, value), _as_class(value, before))
     else:
         place.value[last] = value
 
@@ -268,25 +270,20 @@ def _as_class(value: Setting, other: Setting) -> Setting:
     return value
 
 
-def _arguments_of(place: Setting, part: str, value: Setting) -> Setting:
-    is_class = place.is_map and "class_path" in place.value and part not in CLASS_KEYS
-    if is_class:
-        if "init_args" not in place.value:
-            place.value["init_args"] = Setting({}, value.origin, value.origin)
-        return place.value["init_args"]
+def _inside(place: Setting, part: str, value: Setting) -> Setting:
+    """The mapping that a key belongs in: of a list the last item, of a class its arguments."""
+    if place.is_list:  # --trainer.callbacks.patience is meant for the callback named last
+        if not place.value:
+            return empty()
+        if place.value[-1].kind == "str":
+            name = place.value[-1]
+            place.value[-1] = Setting({"class_path": name}, name.origin, name.key_origin)
+        place = place.value[-1]
+    if not place.is_map:
+        return empty()
+    if "class_path" in place.value and part not in CLASS_KEYS:
+        return place.value.setdefault("init_args", Setting({}, value.origin, value.origin))
     return place
-
-
-def _step(place: Setting, part: str, value: Setting) -> Setting:
-    place = _arguments_of(place, part, value)
-    if place.is_list:  # --trainer.callbacks.patience goes to the callback named last
-        place = _arguments_of(place.value[-1], part, value) if place.value else empty()
-    child = place.value.get(part) if place.is_map else None
-    if child is None or not (child.is_map or child.is_list):
-        child = Setting({}, value.origin, value.origin)
-        if place.is_map:
-            place.value[part] = child
-    return child
 
 
 def walk(setting: Setting, path: str = "") -> Iterator[tuple[str, Setting]]:

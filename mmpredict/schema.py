@@ -121,7 +121,11 @@ class Layout:
             raise ValueError(f"a layout needs one or more streams with rising, different numbers; got {numbers}")
 
     def __getitem__(self, modality: int) -> StreamSpec:
-        return next(spec for spec in self.streams if spec.modality == modality)
+        for spec in self.streams:
+            if spec.modality == modality:
+                return spec
+        have = [f"{spec.modality} ({spec.name})" for spec in self.streams]
+        raise KeyError(f"the layout has no stream {modality}; it has {', '.join(have)}")
 
     def __contains__(self, modality: int) -> bool:
         return any(spec.modality == modality for spec in self.streams)
@@ -231,7 +235,7 @@ class Prediction:
 
     Args:
         streams: per modality; a stream with no counted block in the batch is absent.
-        next_stream: logits over the layout's streams at the end of every block that another block follows.
+        next_stream: logits over the layout's streams at the end of every block that a counted one follows.
     """
 
     streams: Mapping[int, IdsPrediction | ValuesPrediction]

@@ -258,6 +258,15 @@ def test_short_form_leaves_out_init_args(tmp_path):
     assert Check(asked).run() == []
 
 
+def test_a_callback_can_be_added_and_set_on_the_command_line(tmp_path):
+    words = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    assert Check(command(tmp_path, *words)).run() == []
+    (problem,) = Check(command(tmp_path, words[0], "--trainer.callbacks.moniter=x")).run()
+    assert "did you mean `monitor`" in str(problem)
+    (problem,) = Check(command(tmp_path, "--trainer.max_steps.x=3")).run()
+    assert "trainer.max_steps expects int, got a mapping" in str(problem)
+
+
 def test_recipes_merge_in_order(tmp_path):
     over = tmp_path / "over.yaml"
     over.write_text("trainer: {max_steps: 7}\n")

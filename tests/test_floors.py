@@ -14,7 +14,11 @@ DRAWERS = {"utils", "util", "common", "helpers", "misc"}
 
 LEAF = {"schema"}
 FRONT = {"cli", "command_line", "signatures", "recipe_files", "recipe_check", "recipe_show"}
-HEAVY_FRONT = {"lightning_cli", "run_folder"}  # imported once something is going to run
+HEAVY_FRONT = {
+    "lightning_cli",
+    "run_folder",
+    "rollout_verb",
+}  # imported once something is going to run
 # room -> rooms of the house that it may import (itself always)
 HOUSE = {
     "schema": set(),
@@ -29,7 +33,7 @@ HOUSE = {
     # tokens: a checkpoint carries its codecs
     "training": LEAF | {"tokens", "sequence", "model", "objectives", "generate", "probes"},
     "datamodules": LEAF | {"media", "tokens", "sequence", "world"},
-    "cli": LEAF | {"generate", "probes", "training", "media"},
+    "cli": LEAF | {"media", "tokens", "generate", "probes", "training"},
     "mmpredict": set(),
 }
 ARRAYS = {"torch", "numpy"}

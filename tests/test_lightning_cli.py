@@ -53,10 +53,13 @@ class Plain(Model):
 
 
 class Data(pl.LightningDataModule):
-    def __init__(self, rows: int = 4, folder: str | None = None):
+    def __init__(
+        self, rows: int = 4, folder: str | None = None, size: Size | None = Size(dim=2)
+    ):
         super().__init__()
         if rows < 1:
             raise ValueError(f"rows={rows} must be at least 1")
+        print("data size:", size)
         self.rows, self.folder, self.layout = rows, folder, f"layout of {rows}"
 
     def setup(self, stage):
@@ -115,6 +118,13 @@ def test_a_used_folder_is_no_obstacle_and_nothing_is_lost(fit):
     assert len(json.loads(Path("here/env.json").read_text())["starts"]) == 2
 
 
+def test_null_survives_in_the_kept_configuration(fit, capsys):
+    assert fit("--data.size", "null", "--run_dir", "first") == 0
+    again = ["fit", "--config", "first/config.yaml", "--allow-import", "stand_ins"]
+    assert cli.main([*again, "--run_dir", "second"]) == 0
+    assert capsys.readouterr().out.count("data size: None") == 2
+
+
 def test_the_command_line_wins_over_recipe_and_checkpoint(fit, tmp_path):
     assert fit("--run_dir", "a") == 0
     (checkpoint,) = Path("a").rglob("*.ckpt")
@@ -122,6 +132,26 @@ def test_the_command_line_wins_over_recipe_and_checkpoint(fit, tmp_path):
     assert fit(*words, verb="validate") == 0
     (row,) = csv.DictReader(Path("b/metrics.csv").open())
     assert float(row["val/lr"]) == 0.75
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+def test_a_damaged_checkpoint_is_named(content, fit, capsys):
+    Path("bad.ckpt").write_bytes(content)
+    assert fit("--ckpt_path", "bad.ckpt") == 2
+    message = capsys.readouterr().err
+    assert "'bad.ckpt'" in message
+    assert len(message.splitlines()) <= 8
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(fit, tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "canary"), "w"))
+
+    torch.save({"state_dict": Evil()}, "evil.ckpt")
+    assert fit("--ckpt_path", "evil.ckpt") == 2
+    assert "'evil.ckpt' holds" in capsys.readouterr().err
+    assert not (tmp_path / "canary").exists()
 
 
 def test_layout_goes_only_to_models_that_ask_for_it(fit, monkeypatch, tmp_path):
@@ -171,5 +201,8 @@ def test_own_loggers_and_callbacks_are_added_not_lost(fit, monkeypatch):
     assert {"EarlyStopping", "KeepSettings", "FirstBatch"} <= set(names)
     assert [type(x).__name__ for x in seen["trainer"].loggers] == ["CSVLogger", "TensorBoardLogger"]
     assert seen["words"]["weights_only"] is True
+    added = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x"]
+    assert fit(*added, "--run_dir", "added") == 0
+    assert any(getattr(c, "monitor", None) == "x" for c in seen["trainer"].callbacks)
     assert fit("--trainer.logger", "false", "--run_dir", "quiet") == 0
     assert seen["trainer"].loggers == []

@@ -168,7 +168,11 @@ class SoundCollector:
         if frame.is_corrupt:
             raise MediaError(self.source.path, f"sound is damaged at {at_s:.2f} s")
         waveform_CS = float_samples(frame)
-        first, drop = self.timeline.place(self._index(frame), waveform_CS.shape[1])
+        index = self._index(frame)
+        if not self.sought or self.timeline.next_index is not None:
+            before_s = (self.timeline.next_index or 0) / self.rate
+            self.source.check_jump("sound", before_s, index / self.rate)
+        first, drop = self.timeline.place(index, waveform_CS.shape[1])
         reason = self.limits.refusal(duration_s=first / self.rate, bytes_=self.bytes)
         if reason:
             raise MediaError(self.source.path, reason)

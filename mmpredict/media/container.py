@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import av
 from av.stream import Disposition
@@ -28,6 +28,7 @@ from mmpredict.media.limits import Limits, MediaError
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,wav,w64,aiff,flac,mp3,aac"
 )
+_MAX_JUMP_S = 60.0
 _MAX_HEAD_PACKETS = 64  # how far we look for a first frame
 
 
@@ -85,6 +86,11 @@ class Source:
             return None
         return self.seconds(stream.start_time, stream)
 
+    def check_jump(self, kind: str, from_s: float, to_s: float) -> None:
+        """Refuse a stamp that leaps out of the file: filling the hole could take all memory."""
+        if to_s - from_s > _MAX_JUMP_S and to_s > (self.claimed_s or 0.0) + _MAX_JUMP_S:
+            raise MediaError(self.path, f"{kind} leaps from {from_s:.2f} s to {to_s:.2f} s")
+
     @property
     def claimed_s(self) -> float | None:
         """The header's duration of the file."""
@@ -118,24 +124,32 @@ def open_source(path: str | PathLike[str], limits: Limits) -> Iterator[Source]:
         if status.st_size == 0:
             raise MediaError(path, "empty file (0 bytes)")
         _check(path, limits, bytes_=status.st_size)
-        with (
-            path.open("rb") as file,
-            av.open(
-                file,
-                "r",
-                container_options={"format_whitelist": _FORMATS},
-                io_open=_refuse_reference,
-            ) as container,
-        ):
+        with path.open("rb") as file, _opened(path, file) as container:
             source = _choose_streams(path, container)
             _check_header(source, limits)
             yield source
-    except MediaError:
+    except (MediaError, AssertionError):
         raise
     except FileNotFoundError as error:
         raise MediaError(path, "no such file") from error
     except Exception as error:
         raise MediaError(path, f"cannot be read as media: {describe(error)}") from error
+
+
+def _opened(path: Path, file: BinaryIO) -> Any:
+    """A PyAV container in one of our formats, forbidden to open anything besides `file`."""
+    try:
+        return av.open(
+            file,
+            "r",
+            container_options={"format_whitelist": _FORMATS},
+            io_open=_refuse_reference,
+        )
+    except (av.error.ArgumentError, PermissionError) as error:
+        # What the list of formats and the refusal of references come out as.
+        raise MediaError(
+            path, "not a kind of media that is read (playlists and lists of files never are)"
+        ) from error
 
 
 def describe(error: Exception) -> str:
@@ -176,7 +190,7 @@ def _choose_streams(path: Path, container: Any) -> Source:
         raise MediaError(path, "; ".join(notices) or "no video or sound stream")
     for stream in chosen.values():
         if stream is not None:
-            # One process decodes one file: threads of its own only add cost (docs: 40 % at 256 px).
+            # One process decodes one file: threads of its own only add cost.
             stream.codec_context.thread_type = "SLICE"
             stream.codec_context.thread_count = 1
     starts = [

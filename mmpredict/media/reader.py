@@ -236,7 +236,7 @@ def _packets(source: Source, streams: list[Any]) -> Iterator[tuple[Any, float]]:
                 source.path, f"breaks off after {at_s:.2f} s: {describe(error)}"
             ) from error
         if packet.pts is not None:
-            at_s = source.seconds(packet.pts, packet.stream)
+            at_s = max(0.0, source.seconds(packet.pts, packet.stream))
         yield packet, at_s
 
 

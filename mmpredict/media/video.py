@@ -129,6 +129,8 @@ class FrameCollector:
             if time_s <= self.held[1]:
                 self.disordered += 1
                 return
+            held_s = self.held[1] + self.start_s
+            self.source.check_jump("video", held_s, time_s + self.start_s)
             self._keep(*self.held, until_s=time_s)
         reason = self.limits.refusal(
             pixels=frame.width * frame.height, duration_s=time_s + self.start_s

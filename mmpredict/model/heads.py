@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from mmpredict.model.attention import Block, SwiGLU
 from mmpredict.schema import IdsPrediction, StreamSpec, ValuesPrediction
 
-VELOCITY_CLIP = 0.05  # 1 - level is not taken smaller: the velocity weight would explode
-
 
 @dataclass(frozen=True)
 class HeadConfig:
@@ -33,6 +31,17 @@ class HeadConfig:
     dim: int = 128
     depth: int = 2
     draws: int = 2
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or self.dim % self.num_heads:
+            raise ValueError(
+                f"head.dim={self.dim} is not a multiple of its {self.num_heads} attention heads; "
+                f"take a multiple of 32"
+            )
+
+    @property
+    def num_heads(self) -> int:
+        return max(1, self.dim // 32)
 
 
 class SoftmaxHead(nn.Module):
@@ -78,7 +87,7 @@ class ValuesHead(nn.Module):
         self.from_z = nn.Linear(z_dim, dim, bias=False)
         self.from_level = nn.Sequential(nn.Linear(32, dim), nn.SiLU(), nn.Linear(dim, dim))
         hidden = 64 * round(dim * 8 / 3 / 64) or 64
-        heads = max(1, dim // 32)
+        heads = config.num_heads
         self.layers = nn.ModuleList(
             Block(dim, heads, heads, hidden, qk_norm=True)
             if spec.positions_per_block > 1
@@ -149,7 +158,7 @@ class ValuesHead(nn.Module):
         for level, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
             level_RM = torch.full(shape[:2], level, device=x.device)
             clean = self.denoise(x, level_RM, z_MPZ, mean_MPD)
-            x = x + (following - level) * (clean - x) / max(1 - level, VELOCITY_CLIP)
+            x = x + (following - level) * (clean - x) / (1 - level)  # level < 1: ends on `clean`
         return x
 
 

@@ -193,12 +193,12 @@ class Predictor(nn.Module):
         return Prediction(streams, self.predict_next_stream(batch, hidden_BLD))
 
     def predict_next_stream(self, batch: Batch, hidden_BLD: Tensor) -> IdsPrediction | None:
-        """At the last position of every block that has a successor in its document: whose turn is next."""
+        """At the last position before every counted block of the same document: whose turn it is."""
         last = torch.zeros_like(batch.loss_mask)
         last[:, :-1] = (
             (batch.block_id[:, :-1] != batch.block_id[:, 1:])
             & (batch.doc_id[:, :-1] == batch.doc_id[:, 1:])
-            & (batch.doc_id[:, 1:] > 0)
+            & batch.loss_mask[:, 1:]  # False in padding
         )
         followers = batch.modality[:, 1:][last[:, :-1]]
         if not len(followers):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mmpredict.schema import IdsPrediction, Layout, Prediction, ValuesPrediction
 
-VELOCITY_CLIP = 0.05  # as in the flow head: 1 - level is not taken smaller
+VELOCITY_CLIP = 0.05  # the weight would explode: 1 - level is not taken smaller
 
 
 @dataclass(frozen=True)

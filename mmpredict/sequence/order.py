@@ -31,6 +31,8 @@ def interleave(streams: list[Tokens], layout: Layout) -> Batch:
         raise ValueError("nothing to lay in a row: no stream has a block")
     for tokens in streams:
         _check(tokens, layout[tokens.modality])
+        if sum(other.modality == tokens.modality for other in streams) > 1:
+            raise ValueError(f"the {layout[tokens.modality].name} stream is given twice")
     modality_N = np.concatenate([np.full(len(t.end_s), t.modality) for t in streams])
     end_N = np.concatenate([t.end_s.numpy() for t in streams])
     key_N = np.concatenate([_sort_keys(t.end_s.numpy()) for t in streams])
@@ -82,6 +84,9 @@ def first_blocks(row: Batch, max_positions: int) -> Batch:
     if row.modality.shape[1] <= max_positions:
         return row
     length = int((row.block_id[0] < row.block_id[0, max_positions]).sum())
+    if not length:
+        first = int((row.block_id[0] == row.block_id[0, 0]).sum())
+        raise ValueError(f"the first block has {first} positions, a row has room for {max_positions}")
     kept = {m: int((row.modality[0, :length] == m).sum()) for m in row.contents}
     contents = {m: x[: kept[m]] for m, x in row.contents.items() if kept[m]}
     return replace(replace(row, contents={}).map(lambda x: x[:, :length]), contents=contents)
@@ -92,6 +97,9 @@ def _check(tokens: Tokens, spec: StreamSpec) -> None:
     want = () if spec.is_discrete else (spec.positions_per_block, spec.width)
     if shape[1:] != want:
         raise ValueError(f"{spec.name} blocks have shape {shape[1:]}, the layout says {want}")
+    if len(tokens.contents) != len(tokens.end_s):
+        count = len(tokens.contents)
+        raise ValueError(f"{count} {spec.name} blocks have {len(tokens.end_s)} times")
     times = tokens.end_s[~tokens.end_s.isnan()]
     if not spec.is_discrete and len(times) != len(tokens.end_s):
         raise ValueError(f"{spec.name} blocks need a time each; {len(tokens.end_s) - len(times)} lack one")

@@ -113,12 +113,12 @@ class MelChunks:
     def decode(self, tokens: Tokens) -> Clip:
         """A waveform with these spectra, phases by Griffin-Lim (Griffin & Lim 1984). Chunks that are
         missing between the first and the last become silence."""
-        chunk_index = torch.round(tokens.end_s / self.chunk_s).long() - 1
-        start = int(chunk_index[0])
-        num_chunks = int(chunk_index[-1]) - start + 1
+        # Counted from the first chunk: sound may start at any time, also half a chunk off the grid.
+        chunk_index = torch.round((tokens.end_s - tokens.end_s[0]) / self.chunk_s).long()
+        num_chunks = int(chunk_index[-1]) + 1
         silence = torch.tensor(POWER_FLOOR).log().item()
         log_mel = torch.full((num_chunks, self.spec.width), silence)
-        log_mel[chunk_index - start] = tokens.contents.flatten(1).float()
+        log_mel[chunk_index] = tokens.contents.flatten(1).float()
         log_mel_CJF = (
             log_mel.unflatten(1, (self.channels, self.hops, self.num_mels)).transpose(0, 1).flatten(1, 2)
         )

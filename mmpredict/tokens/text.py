@@ -58,7 +58,7 @@ class TextTokens:
         if self.kind == "bytes":
             size = 257
         elif self.path is not None:
-            size = self._bpe().get_vocab_size(with_added_tokens=True) + 1
+            size = self._bpe_and_size()[1] + 1
         else:
             size = self.vocab_size
         return StreamSpec(modality=Modality.TEXT, name="text", vocab_size=size)
@@ -81,18 +81,22 @@ class TextTokens:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(corpus, trainer)
+        tokenizer.train_from_iterator(map(_without_surrogates, corpus), trainer)
         return replace(self, vocabulary=tokenizer.to_str())
 
-    def _bpe(self) -> Any:
+    def _bpe_and_size(self) -> tuple[Any, int]:
+        """The tokenizer, and one more than its highest id (a file may leave ids out)."""
         if self.vocabulary is None:
             raise ValueError("the BPE vocabulary is not trained yet; call fit(corpus) or give text.path")
         if not hasattr(self, "_tokenizer"):
             from tokenizers import Tokenizer
 
             tokenizer = Tokenizer.from_str(self.vocabulary)
-            tokenizer.encode_special_tokens = True  # "<eos>" typed by a user stays four characters
-            object.__setattr__(self, "_tokenizer", tokenizer)
+            tokenizer.encode_special_tokens = True  # "<eos>" typed by a user stays five characters
+            tokenizer.no_truncation()  # a file may ask for both
+            tokenizer.no_padding()
+            size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+            object.__setattr__(self, "_tokenizer", (tokenizer, size))
         return self._tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,10 +108,8 @@ class TextTokens:
             per_char = [char.encode("utf-8", "surrogatepass") for char in text]
             ids = [byte for char in per_char for byte in char]
             return ids, [i + 1 for i, char in enumerate(per_char) for _ in char]
-        try:
-            encoding = self._bpe().encode(text, add_special_tokens=False)
-        except UnicodeEncodeError as error:
-            raise ValueError(f"text {text[:40]!r} holds a lone surrogate; repair it, or use kind: bytes") from error
+        tokenizer, _ = self._bpe_and_size()
+        encoding = tokenizer.encode(_without_surrogates(text), add_special_tokens=False)
         return encoding.ids, [end for _, end in encoding.offsets]
 
     def text_of(self, ids: Sequence[int]) -> str:
@@ -118,7 +120,7 @@ class TextTokens:
                 return raw.decode("utf-8", "surrogatepass")
             except UnicodeDecodeError:
                 return raw.decode("utf-8", "replace")
-        return self._bpe().decode(list(ids), skip_special_tokens=False)
+        return self._bpe_and_size()[0].decode(list(ids), skip_special_tokens=False)
 
     def encode(self, clip: Clip) -> Tokens | None:
         """Ids of all pieces, each closed by END; None without text."""
@@ -168,7 +170,17 @@ def token_times(piece: TextPiece, char_ends: Sequence[int]) -> list[float]:
         word_end[i] = i if boundary else word_end[i + 1]
     span = piece.end_s - piece.start_s
     times = [piece.start_s + span * word_end[max(1, end)] / length for end in char_ends]
-    return [*times, piece.end_s]
+    return [*(min(time, piece.end_s) for time in times), piece.end_s]  # rounding may pass the end
+
+
+def _without_surrogates(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text {text[:40]!r} holds a lone surrogate; repair it, or use kind: bytes"
+        ) from error
+    return text
 
 
 def _piece(text: str, times: list[float]) -> TextPiece:

@@ -29,7 +29,7 @@ def patchify(frames_TCHW: Tensor, patch: int) -> Tensor:
             f"frames are {H}x{W}, not a multiple of patch={patch}; resize or crop first"
         )
     grid = frames_TCHW.reshape(T, C, H // patch, patch, W // patch, patch)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(T, -1, C * patch * patch)
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches_TPD: Tensor, patch: int, size: tuple[int, int]) -> Tensor:

@@ -53,7 +53,7 @@ class Pretrain(LightningModule):
         self.warmup_share, self.decay_share = warmup_share, decay_share
         self.weights = weights
         self.eval_samples, self.sample_steps = eval_samples, sample_steps
-        self.ngrams = {s.modality: NgramCounts(s.vocab_size) for s in layout.streams if s.is_discrete}
+        self.ngrams = {int(s.modality): NgramCounts(s.vocab_size) for s in layout.streams if s.is_discrete}
         self.held_out = self.new_held_out()
         self.results: dict[str, Any] = {}
         self.statistics_taken = False
@@ -144,7 +144,7 @@ class Pretrain(LightningModule):
         datamodule = self.trainer.datamodule
         checkpoint["mmpredict"] = describe(
             self.predictor, datamodule.codecs, datamodule.loading.context_length
-        ) | {"ngrams": {m: counts.state_dict() for m, counts in self.ngrams.items()}}
+        ) | {"ngrams": {int(m): counts.state_dict() for m, counts in self.ngrams.items()}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.statistics_taken = True  # they are buffers of the predictor

@@ -41,7 +41,8 @@ _WIDTH = {
 }
 _HEIGHT = {"ball": 1.0, "box": 1.0, "cup": 0.56, "plate": 0.2, "cone": 1.05}
 _GAP = 0.06  # m of free space between objects that are put down beside each other
-_ATTEMPTS = 400
+_ATTEMPTS = 200
+_TRIES = 6  # for each passer-by, before all is laid out anew
 _SCREENS_Z = (2.9, 3.55)  # between the lanes
 
 
@@ -134,15 +135,25 @@ class Casting:
         Args:
             still: share of the passers-by that only stand there.
         """
-        while len(self.objects) < self.num_objects:
-            spec = self.thing(self.lane(*lanes), "ball", "ball", *SHAPES)
-            x, v = self.place(spec.lane, -0.7, 0.7), 0.0
-            if self.chance(1 - still):
-                v = -np.sign(x) * self.speed() if self.chance(0.7) else np.sign(x) * self.speed()
-            if v and (spec.shape == "cone" or (spec.shape == "box" and self.chance(0.5))):
-                self.put(spec, x=x, y=spec.foot + self.between(0.6, 1.4), vx=0.5 * v)
-            else:
-                self.put(spec, x=x, vx=v)
+        for _ in range(_TRIES * self.num_objects):
+            if len(self.objects) >= self.num_objects:
+                return
+            try:
+                self._extra(lanes, still)
+            except DoesNotFit:
+                continue  # the same passer-by may fit elsewhere, or another one here
+        raise DoesNotFit("no room for all the passers-by")
+
+    def _extra(self, lanes: tuple[int, ...], still: float) -> None:
+        spec = self.thing(self.lane(*lanes), "ball", "ball", *SHAPES)
+        x, v = self.place(spec.lane, -0.8, 0.8), 0.0
+        if self.chance(1 - still):
+            inward = -1 if x > 0 else 1
+            v = (inward if self.chance(0.7) else -inward) * self.speed()
+        if v and (spec.shape == "cone" or (spec.shape == "box" and self.chance(0.5))):
+            self.put(spec, x=x, y=spec.foot + self.between(0.6, 1.4), vx=0.5 * v)
+        else:
+            self.put(spec, x=x, vx=v)
 
 
 def _touch(one: ObjectSpec, two: ObjectSpec) -> bool:

@@ -29,6 +29,7 @@ STEP_HZ = 240
 # (density kg/m2, bounce, friction). Bounce and friction of a pair are the products of both.
 _MATERIAL = {"rubber": (1.0, 0.9, 0.6), "wood": (0.8, 0.7, 0.5), "metal": (2.0, 0.55, 0.45)}
 _FLOOR_BOUNCE, _FLOOR_FRICTION = 0.9, 0.35
+CUP_BASE = 0.8  # width of a cup's bottom as a share of its rim
 _AIR = 0.9  # share of its speed that a free body keeps per second
 _BODY = (
     batch.BodyFields.BODY_ID
@@ -141,7 +142,10 @@ def _run(
     column = {int(body_id): k for k, body_id in enumerate(ids[0])}
     state_KN6 = rows[:, [column[body.id] for body in bodies]].copy()
     number = {body.id: n for n, body in enumerate(bodies)}
-    return state_KN6, held_K, _read_contacts(contact_log, contact_ends, number)
+    contact_ints = np.frombuffer(contact_log.int_buf(), np.uint64).reshape(-1, 3)
+    contact_rows = np.frombuffer(contact_log.float_buf()).reshape(-1, 7)
+    ends = contact_ends // (3 * 8)  # from bytes to entries
+    return state_KN6, held_K, read_contacts(contact_ints, contact_rows, ends, number)
 
 
 class _Grip:
@@ -229,14 +233,18 @@ def outline(spec: ObjectSpec) -> list[list[tuple[float, float]]]:
     return [[(-base, -h), (base, -h), (base, -h + t), (-base, -h + t)], left, right]
 
 
-CUP_BASE = 0.8  # width of a cup's bottom as a share of its rim
+def read_contacts(
+    ints: np.ndarray, rows: np.ndarray, ends: np.ndarray, number: dict[int, int]
+) -> Contacts:
+    """Sort the raw log (its order depends on memory addresses) and merge the parts of a pair.
 
-
-def _read_contacts(log: batch.Buffer, ends: np.ndarray, number: dict[int, int]) -> Contacts:
-    """Sort the raw log (its order depends on memory addresses) and merge the parts of a pair."""
-    ints = np.frombuffer(log.int_buf(), np.uint64).reshape(-1, 3)
-    rows = np.frombuffer(log.float_buf()).reshape(-1, 7)
-    steps = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0) // (3 * 8))
+    Args:
+        ints: body a, body b, first contact; one row per entry.
+        rows: impulse x y, normal x y, point x y, distance.
+        ends: how many entries the log had after each step.
+        number: body to object; all other bodies are the room.
+    """
+    steps = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
     a, b = (np.full(len(ints), FLOOR) for _ in range(2))
     for body_id, n in number.items():
         a[ints[:, 0] == body_id] = n
@@ -247,7 +255,10 @@ def _read_contacts(log: batch.Buffer, ends: np.ndarray, number: dict[int, int]) 
     b[(b < 0) & (np.abs(normal[:, 0]) > 0.7)] = WALL
     impulse = np.hypot(rows[:, 0], rows[:, 1])
     keep = rows[:, 6] < _GAP
-    columns = (rows[:, 5], rows[:, 4], impulse, b, a, steps)
+    # Every column takes part: parts of a cup may tie in all but the last, and then only equal
+    # entries are left in the order of the log.
+    rest = (ints[:, 2], rows[:, 6], normal[:, 1], normal[:, 0], rows[:, 5], rows[:, 4])
+    columns = (*rest, impulse, b, a, steps)
     order = np.lexsort([c[keep] for c in columns])
     steps, a, b, impulse = (c[keep][order] for c in (steps, a, b, impulse))
     first = ints[keep, 2][order].astype(bool)
@@ -258,9 +269,9 @@ def _read_contacts(log: batch.Buffer, ends: np.ndarray, number: dict[int, int]) 
         none = np.zeros(0)
         return Contacts(starts, starts, starts, none, starts > 0, none.reshape(0, 2), point)
     total = np.add.reduceat(impulse, starts)
-    any_first = np.logical_and.reduceat(first, starts)
+    all_first = np.logical_and.reduceat(first, starts)
     last = np.r_[starts[1:], len(steps)] - 1  # sorted by impulse: the strongest part speaks for all
-    return Contacts(steps[last], a[last], b[last], total, any_first, normal[last], point[last])
+    return Contacts(steps[last], a[last], b[last], total, all_first, normal[last], point[last])
 
 
 def support_from(contacts: Contacts, num_entries: int, num_objects: int) -> np.ndarray:

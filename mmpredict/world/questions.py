@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .physics import STEP_HZ, Motion
-from .stage import FLOOR, NONE, SCREEN, Stage, random_for
+from .stage import FLOOR, NONE, SHAPES, Stage, random_for
 from .truth import History
 
 _MARGIN_X = 0.35  # m between the middles for left and right
 _MARGIN_Y = 0.4  # m for above and below
 _MOVED = 0.2  # m from which an object has moved
 _STILL = 0.03  # m up to which it has not
-_MIDDLE = 0.5  # share of the clip after which the earlier questions come
+_SEEN_S = 0.125  # the last questions come this long before the end: a frame shows that moment
 _PER_FAMILY = 2
 
 
@@ -83,12 +83,11 @@ class _Asker:
 def ask_questions(
     stage: Stage, motion: Motion, history: History, seed: int
 ) -> tuple[Question, ...]:
-    """Questions about the middle and about the end of a clip."""
+    """Questions about the middle and about the end of a clip, at moments that 8 fps show."""
     rng = random_for("questions", seed)
-    last = len(motion.state_KN6) - 1
     found: list[Question] = []
-    for entry in (round(_MIDDLE * last), last):
-        asker = _Asker(stage, motion, history, entry, rng)
+    for time_s in (round(stage.seconds / _SEEN_S / 2) * _SEEN_S, stage.seconds - _SEEN_S):
+        asker = _Asker(stage, motion, history, round(time_s * STEP_HZ), rng)
         for about in (_ask_places, _ask_things, _ask_past, _ask_hand):
             about(asker)
         found += _thinned(asker)
@@ -96,13 +95,16 @@ def ask_questions(
 
 
 def _thinned(asker: _Asker) -> list[Question]:
-    """At most two questions of each family, in random order."""
-    kept, count = [], {}
+    """At most two questions of each family, with different answers, in random order."""
+    kept: list[Question] = []
+    answers: dict[str, set[str]] = {}
     for k in asker.rng.permutation(len(asker.found)).tolist():
-        family = asker.found[k].family
-        count[family] = count.get(family, 0) + 1
-        if count[family] <= _PER_FAMILY:
-            kept.append(asker.found[k])
+        question = asker.found[k]
+        given = answers.setdefault(question.family, set())
+        answer = question.choices[question.answer]
+        if len(given) < _PER_FAMILY and answer not in given:
+            given.add(answer)
+            kept.append(question)
     return kept
 
 
@@ -190,9 +192,11 @@ def _ask_things(asker: _Asker) -> None:
             right = "yes" if asker.history.hidden_KN[asker.entry, n] else "no"
             texts = (f"is {names[n]} hidden?", f"is {names[n]} hidden behind the screen?")
             asker.ask("permanence", texts, right, ["yes", "no"], n)
-    shape = asker.stage.objects[int(asker.rng.integers(len(names)))].shape
+    shape = SHAPES[int(asker.rng.integers(len(SHAPES)))]
+    if asker.rng.random() < 0.7:  # mostly of something that is there
+        shape = stage.objects[int(asker.rng.integers(len(names)))].shape
     count = sum(spec.shape == shape for spec in stage.objects)
-    numbers = [str(k) for k in range(6)]
+    numbers = [str(k) for k in range(7)]
     plural = {"box": "boxes"}.get(shape, f"{shape}s")
     asker.ask("counting", (f"how many {plural} are there?",), str(count), numbers)
     asker.ask("counting", ("how many things are there?",), str(len(names)), numbers)
@@ -213,16 +217,15 @@ def _ask_past(asker: _Asker) -> None:
             texts = (f"which way did {names[n]} go?", f"did {names[n]} go left or right?")
             asker.ask("direction", texts, "left" if went < 0 else "right", ["left", "right"], n)
         hits = [e for e in asker.events if e.kind in ("hit", "land") and n in (e.a, e.b)]
+        if not hits and reach_N[n] > _MOVED and asker.rng.random() < 0.3:
+            text = (f"what did {names[n]} hit first?",)
+            asker.ask("which_hit", text, "nothing", [*names[:n], *names[n + 1 :]], n)
         if hits:
             first = hits[0].b if hits[0].a == n else hits[0].a
             came = hits[0].a == n
             text = f"what did {names[n]} hit first?" if came else f"what hit {names[n]} first?"
             others = [name for k, name in enumerate(names) if k != n]
             asker.ask("which_hit", (text,), names[first], [*others, "nothing"], n)
-        if any(e.kind == "hide" and e.a == n and e.b == SCREEN for e in asker.events):
-            texts = (f"what did {names[n]} go behind?",)
-            others = [name for k, name in enumerate(names) if k != n]
-            asker.ask("permanence", texts, "the screen", others, n)
 
 
 def _ask_hand(asker: _Asker) -> None:

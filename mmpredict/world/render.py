@@ -1,7 +1,7 @@
 """Stage and motion to frames. Every object is painted into small patches, all frames at once.
 
 A patch is a window that follows its object; what is inside comes from signed distances (px,
-negative inside), so edges are smooth and motion below a pixel shows. Painting goes from far to near.
+negative inside), so edges are smooth and motion below a pixel shows. Far things are painted first.
 Shapes: T frames, H W pixels, h w pixels of a patch, N objects.
 """
 

@@ -80,13 +80,7 @@ class Scene:
             The clip with its truth. Events, captions and positions do not depend on size and fps.
         """
         height, width = (size, size) if isinstance(size, int) else size
-        if min(height, width) < 16 or fps <= 0 or sample_rate < 4000:
-            raise ValueError(
-                f"size={height, width} px, fps={fps} and sample_rate={sample_rate} Hz: needs at "
-                f"least 16 px, more than 0 frames per second and 4000 Hz"
-            )
-        if channels not in (1, 2):
-            raise ValueError(f"channels={channels}; the world is heard with 1 or 2")
+        _check(height, width, fps, sample_rate, channels)
         condition, key = self.condition, f"{self.seed}/{self.family}/{self.split}"
         stage = build_stage(self.seed, self.family, self.split, condition)
         motion = simulate(stage)
@@ -113,6 +107,16 @@ class Scene:
             name=self.name,
         )
         return Recording(clip, truth, questions)
+
+
+def _check(height: int, width: int, fps: float, sample_rate: int, channels: int) -> None:
+    if min(height, width) < 16 or fps <= 0 or sample_rate < 4000:
+        raise ValueError(
+            f"size={height, width} px, fps={fps} and sample_rate={sample_rate} Hz: needs at "
+            f"least 16 px, more than 0 frames per second and 4000 Hz"
+        )
+    if channels not in (1, 2):
+        raise ValueError(f"channels={channels}; the world is heard with 1 or 2")
 
 
 def _to_TCHW(picture_THWC: np.ndarray) -> torch.Tensor:

@@ -147,7 +147,7 @@ def _rim_tilt(spec: ObjectSpec, state_T6: np.ndarray) -> np.ndarray:
 def _draw_cup_front(
     u: np.ndarray, v: np.ndarray, half_w: float, half_h: float, rim: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The front wall hides what lies deep in the cup; what shows above it is seen through the rim."""
+    """The front wall hides what lies deep in the cup; the rest is seen through the rim."""
     wide = half_w * (CUP_BASE + (1 - CUP_BASE) * (v + half_h) / (2 * half_h))
     body = np.maximum(np.abs(u) - wide, np.maximum(v - half_h, -half_h - v))
     lip = np.clip(1.2 - np.abs(rim), 0, 1)

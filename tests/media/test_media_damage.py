@@ -105,6 +105,9 @@ def test_playlists_and_addresses_touch_nothing(suffix, recording, tmp_path):
                 path = tmp_path / f"list{suffix}"
                 path.write_text(content)
                 assert outcome(path)[0] != "clip"
+                if suffix in (".m3u8", ".ffconcat"):
+                    with pytest.raises(MediaError):
+                        probe(path)
             assert outcome(f"concat:{target}|{target}")[0] == "no such file"
         with pytest.raises(MediaError):
             read_clip(address)
@@ -157,6 +160,23 @@ def test_a_header_that_lies_about_its_length(recording, tmp_path):
     assert "the header claims 5" in str(clip.notices)
     reason, _ = outcome(path, start_s=3.0, duration_s=1.0)
     assert "nothing to read from 3 s on" in reason and "ends at 1.0" in reason
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_a_stamp_that_leaps_out_of_the_file_is_refused(kind, recording, tmp_path):
+    whole = recording(name="clip.ts", **SMALL).write(tmp_path)
+    path = tmp_path / "leap.mkv"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(getattr(source.streams, kind)[0])
+        for number, packet in enumerate(source.demux(**{kind: 0})):
+            if packet.dts is not None:
+                packet.stream = stream
+                if number > 8:
+                    packet.pts += 90_000 * 3000
+                    packet.dts += 90_000 * 3000
+                target.mux(packet)
+    _claim(path, 1.0)
+    assert "leaps from" in outcome(path, fps=10.0)[0]
 
 
 def test_a_span_behind_the_end_is_refused(recording, tmp_path):

@@ -1,0 +1,6 @@
+"""The way back: a predictor and a prompt to a Clip that goes on, and that Clip to files."""
+
+from mmpredict.generate.render import strip, write_rollout
+from mmpredict.generate.rollout import Rollout, rollout
+
+__all__ = ["Rollout", "rollout", "strip", "write_rollout"]

@@ -1,0 +1,199 @@
+"""`mmpredict rollout`: a checkpoint and a prompt to x.mp4, x.wav, x.txt and x.png.
+
+Only `run_rollout` imports torch; the front door reads the options without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmpredict.schema import Clip
+    from mmpredict.tokens import Codecs
+
+DEFAULT_CONTEXT = 1024  # for checkpoints that do not say with how many positions they were trained
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `rollout`."""
+    add = parser.add_argument
+    add("--ckpt", required=True, type=Path, help="checkpoint of a run")
+    add(
+        "--prompt",
+        required=True,
+        action="append",
+        metavar="FILE_OR_TEXT",
+        help="a video, sound or text file, or the text itself; may be given several times",
+    )
+    add("--seconds", type=float, default=4.0, help="how long to go on (default 4)")
+    add("--out", required=True, type=Path, help="x.mp4; x.wav, x.txt and x.png come beside it")
+    add(
+        "--streams",
+        metavar="NAMES",
+        help="what goes on, such as text or video,audio (default: all that the model has)",
+    )
+    add(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="noise of frames and sound; 0: their mean (default 1)",
+    )
+    add(
+        "--text_temperature",
+        "--text-temperature",
+        type=float,
+        default=0.7,
+        help="of the words; 0: the likeliest (default 0.7)",
+    )
+    add("--steps", type=int, default=20, help="steps of the flow heads per block (default 20)")
+    add("--seed", type=int, default=0, help="seed of the draws (default 0)")
+    add(
+        "--prompt_seconds",
+        "--prompt-seconds",
+        type=float,
+        help="how much of a prompt file is used (default: what fills half of the context)",
+    )
+
+
+def run_rollout(args: argparse.Namespace) -> int:
+    """Go on from the prompt, write the files and say which.
+
+    Raises:
+        ValueError: a mistake of the user, in words.
+        FileNotFoundError: the checkpoint or a prompt file does not exist.
+    """
+    import torch
+
+    from mmpredict.generate import rollout, write_rollout
+    from mmpredict.generate.render import timed_line
+    from mmpredict.training.checkpoint import load_predictor
+
+    predictor, codecs, info = load_predictor(args.ckpt)
+    context_length = int(info.get("context_length") or DEFAULT_CONTEXT)
+    prompt_s = args.prompt_seconds
+    if prompt_s is None:
+        prompt_s = _half_context_s(codecs, context_length)
+    elif not prompt_s > 0:
+        raise ValueError(f"--prompt_seconds {prompt_s} must be above 0")
+    prompt = read_prompt(args.prompt, codecs, prompt_s)
+    names = None if args.streams is None else [n.strip() for n in args.streams.split(",")]
+
+    result = rollout(
+        predictor.to("cuda" if torch.cuda.is_available() else "cpu"),
+        codecs,
+        prompt,
+        seconds=args.seconds,
+        streams=names,
+        temperature=args.temperature,
+        text_temperature=args.text_temperature,
+        steps=args.steps,
+        seed=args.seed,
+        context_length=context_length,
+    )
+    for notice in (*prompt.notices, *result.notices):
+        print(f"note: {notice}")
+    for path in write_rollout(result, args.out):
+        print(f"wrote {path}")
+    for tokens in result.tokens:
+        if not codecs.layout[tokens.modality].is_discrete:
+            continue
+        for piece in codecs.text.decode(tokens).texts:
+            print(f"text: {timed_line(piece)}")
+    return 0
+
+
+def read_prompt(items: list[str], codecs: Codecs, prompt_s: float) -> Clip:
+    """One clip from files and literal text, in the form that the encoders take.
+
+    Args:
+        items: paths or texts, in order.
+        codecs: say which streams the model has, and their sizes and rates.
+        prompt_s: of each file, what lies after this is left out.
+    """
+    from mmpredict.media import AUDIO_SUFFIXES, TEXT_SUFFIXES, VIDEO_SUFFIXES, read_text
+    from mmpredict.schema import Clip, TextPiece
+
+    media = VIDEO_SUFFIXES + AUDIO_SUFFIXES
+    clip = Clip(name="prompt")
+    for item in items:
+        suffix = os.path.splitext(item)[1].lower()
+        if not _is_path(item, media + TEXT_SUFFIXES):
+            if not item.strip():
+                raise ValueError("--prompt is empty; give a file or a text")
+            clip = replace(clip, texts=(*clip.texts, TextPiece(item)))
+        elif not os.path.isfile(item):
+            raise FileNotFoundError(f"--prompt {item} looks like a path, but no such file exists")
+        elif suffix in TEXT_SUFFIXES:
+            pieces = read_text(item)
+            kept = [p for p in pieces if p.end_s is None or p.end_s <= prompt_s]
+            if not kept:
+                raise ValueError(f"--prompt {item} has no text within its first {prompt_s:.2f} s")
+            clip = replace(clip, texts=(*clip.texts, *kept))
+        elif suffix in media:
+            clip = _with_media(clip, item, codecs, prompt_s)
+        else:
+            known = " ".join(media + TEXT_SUFFIXES)
+            raise ValueError(f"--prompt {item} is not of a known kind: {known}")
+    if clip.texts and codecs.text is None:
+        have = ", ".join(spec.name for spec in codecs.layout.streams)
+        raise ValueError(f"--prompt has text, but this checkpoint has only {have}")
+    return clip
+
+
+def _with_media(clip: Clip, path: str, codecs: Codecs, prompt_s: float) -> Clip:
+    """Add the streams of a file that the model takes."""
+    from mmpredict.media import read_clip
+
+    video, audio = codecs.video, codecs.audio
+    if video is None and audio is None:
+        raise ValueError(f"--prompt {path}: this checkpoint has only text")
+    read = read_clip(
+        path,
+        duration_s=prompt_s,
+        fps=video.fps if video else None,
+        size=video.height_width if video else None,
+        sample_rate=audio.sample_rate if audio else None,
+        channels=audio.channels if audio else None,
+        frames=video is not None,
+        sound=audio is not None,
+    )
+    for stream in ("frames_TCHW", "waveform_CS"):
+        if getattr(read, stream) is not None and getattr(clip, stream) is not None:
+            kind = "frames" if stream == "frames_TCHW" else "sound"
+            raise ValueError(f"--prompt {path} has {kind}, and so has an earlier prompt; give one")
+    if read.frames_TCHW is not None:
+        clip = replace(clip, frames_TCHW=read.frames_TCHW, times_s=read.times_s)
+    if read.waveform_CS is not None:
+        clip = replace(
+            clip,
+            waveform_CS=read.waveform_CS,
+            sample_rate=read.sample_rate,
+            waveform_start_s=read.waveform_start_s,
+        )
+    return replace(clip, name=read.name, notices=(*clip.notices, *read.notices))
+
+
+def _is_path(item: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a prompt means a file. A sentence may hold a slash: "on the left/right side"."""
+    if "\n" in item:
+        return False
+    separators = {os.sep, os.altsep or os.sep}
+    one_word = not any(char.isspace() for char in item)
+    starts = item.startswith(("/", "./", "../", "~"))
+    has_separator = any(sep in item for sep in separators)
+    known = item.lower().endswith(suffixes)
+    return known or starts or (has_separator and (one_word or os.path.isfile(item)))
+
+
+def _half_context_s(codecs: Codecs, context_length: int) -> float:
+    """Seconds that fill half of the context, in whole periods of the slowest clocked stream."""
+    clocked = [spec for spec in codecs.layout.streams if spec.period_s]
+    if not clocked:
+        return float("inf")
+    per_s = sum(spec.positions_per_block / spec.period_s for spec in clocked)
+    slowest_s = max(spec.period_s for spec in clocked)
+    return max(1, int(context_length / 2 / per_s / slowest_s)) * slowest_s

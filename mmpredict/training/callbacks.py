@@ -1,0 +1,364 @@
+"""What hangs on the Trainer of every run: progress, checkpoints, the closing table, samples, the report.
+
+Numbers must not be lost, so a failure to write them raises; pictures are a courtesy, so a failure to
+draw them is said once and the training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerFn
+
+from mmpredict.schema import Batch
+from mmpredict.training import samples
+from mmpredict.training.progress import Progress
+from mmpredict.training.report import write_report
+from mmpredict.training.report_table import print_table, skip_lines
+
+SHARDED = ("FSDPStrategy", "ModelParallelStrategy")  # one rank alone cannot run the model there
+
+
+def run_callbacks(run_dir: Path) -> list[Callback]:
+    """The callbacks of every run; they write to `run_dir`."""
+    return [
+        Progress(),
+        FinalTable(run_dir),
+        Samples(run_dir),
+        Report(run_dir),
+        Checkpoints(run_dir / "ckpt"),
+    ]
+
+
+class Checkpoints(ModelCheckpoint):
+    """Keeps `last.ckpt`, written after every validation, at the end and on a crash, and `previous.ckpt`.
+
+    A file is written under another name and renamed when it is whole, so that a run that is killed
+    while saving keeps what it had.
+
+    Args:
+        dirpath: folder of the files; None for ckpt/ in the trainer's default_root_dir.
+        every_n_train_steps: save also every so many steps; 0 for validations only.
+    """
+
+    def __init__(self, dirpath: Path | None = None, every_n_train_steps: int = 0) -> None:
+        super().__init__(dirpath=dirpath, save_top_k=0, save_last=True, save_on_exception=True)
+        self.every = every_n_train_steps
+        self.saved_step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.dirpath is None:
+            self.dirpath = os.path.join(trainer.default_root_dir, "ckpt")
+        self.dirpath = str(trainer.strategy.broadcast(self.dirpath))
+        self.saved_step = -1
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.every and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: an epoch may be one batch."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if trainer.global_step > 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write `last.ckpt`, unless this step is in it already. All ranks call this together."""
+        if (
+            trainer.fast_dev_run
+            or trainer.sanity_checking
+            or trainer.state.fn != TrainerFn.FITTING
+            or trainer.global_step == self.saved_step
+        ):
+            return
+        last = Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
+        part = last.with_suffix(".part")
+        self.last_model_path = self.best_model_path = str(last)
+        self.saved_step = trainer.global_step
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            _rotate(part, last, last.with_stem("previous"))
+        trainer.strategy.barrier()
+
+
+def _rotate(part: Path, last: Path, previous: Path) -> None:
+    """part -> last -> previous. There is a whole `last` at every moment where files can be linked."""
+    if last.is_file():
+        spare = previous.with_suffix(".part")
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(last, spare)
+            os.replace(spare, previous)
+        except OSError:  # no hard links on this disk
+            os.replace(last, previous)
+    elif last.is_dir():  # sharded checkpoints are folders
+        import shutil
+
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(last, previous)
+    os.replace(part, last)
+
+
+class FinalTable(Callback):
+    """After training: scores the held-out test documents, writes results.json and prints the table.
+
+    `validate` and `test` write and print what they measured.
+
+    Args:
+        run_dir: where results.json goes; None for the trainer's default_root_dir.
+    """
+
+    def __init__(self, run_dir: Path | None = None) -> None:
+        self.run_dir = run_dir
+        self.results: dict[str, Any] = {}
+        self._seconds = 0.0  # of this training up to `_since`, earlier starts included
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of training so far."""
+        return self._seconds + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self._seconds = state_dict["seconds"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Not on_train_start: measuring the data's statistics is a part of the price.
+        self._since = time.monotonic() if stage == "fit" else None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seconds, self._since = self.seconds, None
+        # Lightning asks checkpoint callbacks last; the weights must be safe before anything is tried.
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.save(trainer)
+        if not hasattr(pl_module, "new_held_out") or not hasattr(trainer, "datamodule"):
+            return
+        results = score_test_documents(trainer, pl_module)
+        if results is not None:
+            self._finish(trainer, results, "held-out test documents")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING and getattr(pl_module, "results", None):
+            self._finish(trainer, pl_module.results, "validation documents")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if getattr(pl_module, "results", None):
+            self._finish(trainer, pl_module.results, "held-out test documents")
+
+    def _finish(self, trainer: Trainer, results: Mapping[str, Any], title: str) -> None:
+        seconds = round(self.seconds, 2) if self.seconds else None
+        scenes = results["held_out_scenes"]
+        streams = {k: v for k, v in results.items() if k != "held_out_scenes"}
+        self.results = streams | {"seconds": seconds, "held_out_scenes": scenes}
+        if trainer.is_global_zero:
+            write_results(folder(trainer, self.run_dir) / "results.json", self.results)
+            print_table(self.results, title)
+            for line in skip_lines(*skipped(trainer)):
+                print(line)
+
+
+def folder(trainer: Trainer, run_dir: Path | None) -> Path:
+    """Where a callback writes."""
+    return Path(trainer.default_root_dir if run_dir is None else run_dir)
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write the whole file or leave the old one; numbers that are not finite become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(_finite(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def skipped(trainer: Trainer) -> tuple[dict[str, str], int]:
+    """Files that the data left out with the reason, and how many documents were cut."""
+    log = getattr(getattr(trainer, "datamodule", None), "skip_log", None)
+    return (dict(log.reasons), log.truncated) if log is not None else ({}, 0)
+
+
+def score_test_documents(trainer: Trainer, module: LightningModule) -> dict[str, Any] | None:
+    """`HeldOut.results()` of the test documents; every rank scores its own share."""
+    most = 1 if trainer.fast_dev_run else trainer.limit_test_batches
+    if trainer.datamodule is None or most == 0:
+        return None
+    trainer.datamodule.setup("test")
+    batches = trainer.datamodule.test_dataloader()
+    module.held_out = module.new_held_out()
+    with evaluating(trainer, module):
+        for index, batch in enumerate(islice(batches, most if isinstance(most, int) else None)):
+            # Not through the module's transfer hooks: they count training text.
+            module.held_out.add(batch.to(module.device), seed=index)
+    return module._reduced_results()
+
+
+@contextmanager
+def evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Evaluation mode, no gradients, the trainer's precision; every part's own mode comes back."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+class _Drawing(Callback):
+    """Says why something could not be drawn, once, and goes on."""
+
+    def __init__(self, run_dir: Path | None = None) -> None:
+        self.run_dir = run_dir
+        self._warned: set[str] = set()
+
+    @contextmanager
+    def courtesy(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever it is, it must not cost the training
+            if what not in self._warned:
+                self._warned.add(what)
+                reason = str(error).strip().splitlines() or [""]
+                message = f"{what} left out: {type(error).__name__}: {reason[0]}"
+                warnings.warn(message, stacklevel=3)
+
+
+class Samples(_Drawing):
+    """Draws what the model predicts of the first validation documents, into samples/ and TensorBoard.
+
+    Args:
+        run_dir: samples/ is made in it; None for the trainer's default_root_dir.
+    """
+
+    def __init__(self, run_dir: Path | None = None) -> None:
+        super().__init__(run_dir)
+        self.documents: list[Batch] = []
+        self._drawn_step = -1
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0 and self._can_draw(trainer, pl_module) and isinstance(batch, Batch):
+            with self.courtesy("samples"):
+                self.documents = samples.first_documents(batch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._drawn_step:
+            self._draw(trainer, pl_module)
+        if not self.documents or not self._can_draw(trainer, pl_module):
+            return
+        model, data, stem = pl_module.predictor, trainer.datamodule, self._stem(trainer)
+        with evaluating(trainer, pl_module):
+            with self.courtesy("written text"):
+                samples.add_written_text(
+                    stem, model, self.documents, data.codecs, device=pl_module.device
+                )
+            with self.courtesy("rollout"):
+                samples.roll_on(
+                    stem,
+                    model,
+                    self.documents,
+                    data.codecs,
+                    context_length=data.loading.context_length,
+                )
+
+    def _can_draw(self, trainer: Trainer, module: LightningModule) -> bool:
+        return (
+            trainer.is_global_zero
+            and not trainer.sanity_checking
+            and type(trainer.strategy).__name__ not in SHARDED
+            and hasattr(module, "predictor")
+            and hasattr(getattr(trainer, "datamodule", None), "codecs")
+        )
+
+    def _stem(self, trainer: Trainer) -> Path:
+        where = folder(trainer, self.run_dir) / "samples"
+        where.mkdir(parents=True, exist_ok=True)
+        return where / f"step-{trainer.global_step:06d}"
+
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        if not self.documents or not self._can_draw(trainer, module):
+            return
+        self._drawn_step = trainer.global_step
+        with self.courtesy("samples"), evaluating(trainer, module):
+            pictures = samples.draw(
+                self._stem(trainer),
+                module.predictor,
+                self.documents,
+                trainer.datamodule.codecs,
+                device=module.device,
+            )
+            boards = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
+            for picture in pictures:
+                for board in boards:
+                    picture.log(board.experiment, trainer.global_step)
+
+
+class Report(_Drawing):
+    """Writes report.html after every validation and at the end.
+
+    Args:
+        run_dir: where report.html goes; None for the trainer's default_root_dir.
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._write(trainer, getattr(pl_module, "results", {}), "validation documents, so far")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        final = next((c.results for c in trainer.callbacks if isinstance(c, FinalTable)), {})
+        results = final or getattr(pl_module, "results", {})
+        path = self._write(trainer, results, "held-out test documents")
+        if path is not None:
+            print(f"report: {path}")
+            sys.stdout.flush()
+
+    def _write(self, trainer: Trainer, results: Mapping[str, Any], scored: str) -> Path | None:
+        if not trainer.is_global_zero:
+            return None
+        run_dir = folder(trainer, self.run_dir)
+        with self.courtesy("report.html"):
+            metrics = run_dir / "metrics.csv"
+            for logger in trainer.loggers:
+                if isinstance(logger, CSVLogger):
+                    logger.save()
+                    metrics = Path(logger.experiment.metrics_file_path)
+            skips = skip_lines(*skipped(trainer), most=200)
+            return write_report(run_dir, metrics=metrics, results=results, scored=scored, skips=skips)
+        return None

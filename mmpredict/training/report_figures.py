@@ -1,0 +1,147 @@
+"""Pictures of predictions. In: frames and spectra. Out: uint8 images with transparent paper.
+
+The lettering is a grey that can be read on light and on dark pages alike.
+
+Shapes: T frames, C channels (colours or ears), H W pixels, F mel bins, J spectra, R rows of a strip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+INK = "#80858e"
+DPI = 120
+WIDTH_IN = 9.0
+GAP = 1  # pixels of the frames between two frames
+DECIBEL = 10 / math.log(10)  # of a natural log of power
+RANGE_DB = 80.0  # below the loudest; what lies lower is drawn black
+
+
+def strip(rows: Mapping[str, Tensor], times_s: Sequence[float], title: str) -> np.ndarray:
+    """Frames side by side, one labelled row per kind.
+
+    Args:
+        rows: label -> (T, 3, H, W) uint8; all of one size.
+        times_s: (T,) when each column is shown.
+        title: written above.
+
+    Returns:
+        (height, width, 4) uint8.
+    """
+    T, _, H, W = next(iter(rows.values())).shape
+    paper = np.zeros((len(rows) * (H + GAP) - GAP, T * (W + GAP) - GAP, 4), np.uint8)
+    for r, frames_TCHW in enumerate(rows.values()):
+        for t, frame in enumerate(frames_TCHW.permute(0, 2, 3, 1).numpy()):
+            y, x = r * (H + GAP), t * (W + GAP)
+            paper[y : y + H, x : x + W, :3] = frame
+            paper[y : y + H, x : x + W, 3] = 255
+    height = (WIDTH_IN - 1.6) * paper.shape[0] / paper.shape[1]
+    figure = _figure(height + 0.55)
+    axes = figure.add_axes((1.5 / WIDTH_IN, 0.1 / (height + 0.55), 1 - 1.6 / WIDTH_IN, height / (height + 0.55)))
+    axes.imshow(paper, interpolation="nearest", aspect="auto")
+    axes.set_yticks([r * (H + GAP) + H / 2 for r in range(len(rows))], list(rows))
+    axes.set_xticks([t * (W + GAP) + W / 2 for t in range(T)], [f"{s:.2f} s" for s in times_s])
+    axes.xaxis.tick_top()
+    _tidy(axes)
+    axes.spines[:].set_visible(False)
+    figure.text(0.01, 0.99, title, va="top", color=INK, fontsize=9, weight="bold")
+    return _pixels(figure)
+
+
+def spectrograms(
+    rows: Mapping[str, Tensor], *, start_s: float, end_s: float, mel_hz: Sequence[float], title: str
+) -> np.ndarray:
+    """Log-mel power, one labelled row per kind and one column per ear, on one colour scale.
+
+    Args:
+        rows: label -> (C, F, J) natural logs of mel power.
+        start_s, end_s: of the time axis.
+        mel_hz: (F,) centres of the mel bins.
+        title: written above.
+    """
+    ears = {1: ("mono",), 2: ("left ear", "right ear")}
+    columns = next(iter(rows.values())).shape[0]
+    loudest = float(next(iter(rows.values())).max()) * DECIBEL
+    height = 1.25 * len(rows) + 0.85
+    figure = _figure(height)
+    figure.subplots_adjust(
+        left=0.115, right=0.93, top=1 - 0.5 / height, bottom=0.42 / height, wspace=0.06, hspace=0.12
+    )
+    grid = figure.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
+    for r, (label, mel_CFJ) in enumerate(rows.items()):
+        for c in range(columns):
+            axes = grid[r][c]
+            image = axes.imshow(
+                mel_CFJ[c].float().numpy() * DECIBEL,
+                origin="lower",
+                aspect="auto",
+                interpolation="nearest",
+                cmap="magma",
+                vmin=loudest - RANGE_DB,
+                vmax=loudest,
+                extent=(start_s, end_s, 0, len(mel_hz)),
+            )
+            bins = range(0, len(mel_hz), max(1, len(mel_hz) // 4))
+            axes.set_yticks([b + 0.5 for b in bins], [_hertz(mel_hz[b]) for b in bins])
+            _tidy(axes)
+            if r == 0:
+                axes.set_title(ears.get(columns, range(columns))[c], fontsize=8, color=INK)
+            if c == 0:
+                axes.set_ylabel(label, fontsize=9, color=INK)
+    for axes in grid[-1]:
+        axes.set_xlabel("seconds", fontsize=8, color=INK, labelpad=1)
+    bar = figure.colorbar(image, ax=grid, pad=0.012, aspect=40, fraction=0.02)
+    bar.set_label("dB of full scale", fontsize=8, color=INK)
+    _tidy(bar.ax)
+    figure.text(0.01, 0.99, title, va="top", color=INK, fontsize=9, weight="bold")
+    return _pixels(figure)
+
+
+def amplified_difference(a_TCHW: Tensor, b_TCHW: Tensor) -> Tensor:
+    """|a - b| twice as bright as it is, uint8."""
+    return ((a_TCHW.float() - b_TCHW.float()).abs() * 2).clamp(max=255).to(torch.uint8)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Save an image that one of the functions above made."""
+    from matplotlib.image import imsave
+
+    imsave(path, image)
+
+
+def on_white(image: np.ndarray) -> np.ndarray:
+    """(height, width, 3): without transparency, for viewers that have none."""
+    alpha = image[..., 3:].astype(np.float32) / 255
+    return (image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def _figure(height_in: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, facecolor="none")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _pixels(figure: Any) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba()).copy()
+
+
+def _tidy(axes: Any) -> None:
+    axes.tick_params(colors=INK, labelsize=8, length=2, pad=2)
+    for side in axes.spines.values():
+        side.set_color(INK)
+        side.set_linewidth(0.5)
+
+
+def _hertz(value: float) -> str:
+    return f"{value / 1000:.1f} kHz" if value >= 1000 else f"{value:.0f} Hz"

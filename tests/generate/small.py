@@ -1,0 +1,53 @@
+"""A small untrained model of any streams, and prompts with any of them."""
+
+import torch
+
+from mmpredict.model import HeadConfig, Predictor, PredictorConfig
+from mmpredict.schema import Clip, TextPiece
+from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
+
+
+def make_codecs(*names: str) -> Codecs:
+    """8 frames of 16x16 (4 patches) and 25 chunks of stereo sound a second, and bytes."""
+    kinds = {
+        "audio": MelChunks(sample_rate=8000, num_mels=16),
+        "video": Patches(size=16, patch=8, fps=8.0),
+        "text": TextTokens(),
+    }
+    return Codecs(**{name: kinds[name] for name in names})
+
+
+def make_model(*names: str) -> tuple[Predictor, Codecs]:
+    """An untrained predictor, with heads that are not zero."""
+    codecs = make_codecs(*names)
+    small = HeadConfig(dim=32, depth=1)
+    heads = {name: small for name in names if name != "text"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Predictor(codecs.layout, PredictorConfig(dim=32, depth=1, num_heads=2, heads=heads))
+        with torch.no_grad():
+            for name in heads:
+                model.heads[name].to_mean.weight.normal_(std=0.1)
+                model.heads[name].to_correction.weight.normal_(std=0.1)
+                model.embed.standardise[name].mean.fill_(120.0 if name == "video" else -10.0)
+                model.embed.standardise[name].std.fill_(50.0 if name == "video" else 3.0)
+    return model.eval(), codecs
+
+
+def make_prompt(*names: str, seconds: float = 1.0) -> Clip:
+    """Noise and a caption in the form that `make_codecs` takes; the caption ends at 0.6 s."""
+    generator = torch.Generator().manual_seed(1)
+    clip: dict = {}
+    if "video" in names:
+        count = round(8 * seconds)
+        shape = (count, 3, 16, 16)
+        clip["frames_TCHW"] = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+        clip["times_s"] = torch.arange(count).double() / 8
+    if "audio" in names:
+        shape = (2, round(8000 * seconds))
+        clip["waveform_CS"] = 0.1 * torch.randn(shape, generator=generator)
+        clip["sample_rate"] = 8000
+    if "text" in names:
+        timed = len(names) > 1
+        clip["texts"] = (TextPiece("a ball", 0.1, 0.6) if timed else TextPiece("a ball"),)
+    return Clip(**clip)

@@ -1,0 +1,202 @@
+"""Laws of the trunk's parts: rotations, grouped queries, masks, standardising, and the predictor's options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmpredict.model import HeadConfig, Predictor, PredictorConfig
+from mmpredict.model.attention import Attention, attention_mask, rotary_table, rotate
+from mmpredict.model.embed import Standardise
+from mmpredict.schema import TICK_S, Statistics
+from tests.builders import (
+    AUDIO,
+    LAYOUT,
+    TEXT,
+    VIDEO,
+    document,
+    generator,
+    packed_rows,
+    predictor,
+)
+
+
+def test_the_mask_is_the_rule_written_out():
+    batch = packed_rows()
+    mask = attention_mask(batch)
+    B, L = batch.modality.shape
+    assert mask.shape == (B, 1, L, L) and mask.dtype == torch.bool
+    for b in range(B):
+        doc, block = batch.doc_id[b].tolist(), batch.block_id[b].tolist()
+        rule = [[doc[i] == doc[j] and block[j] <= block[i] for j in range(L)] for i in range(L)]
+        assert mask[b, 0].tolist() == rule
+    assert bool(mask.any(-1).all())  # no softmax over nothing, not even in padding
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_scores_depend_on_the_distance_along_each_axis_alone(axis: int):
+    q, k = torch.randn(2, 1, 1, 1, 16, generator=generator(0))
+    unit = torch.tensor([TICK_S, 1.0, 1.0])[axis]
+
+    def score(of_q: float, of_k: float, shift: float = 0.0) -> float:
+        places = torch.full((1, 2, 3), shift)
+        places[0, 0, axis], places[0, 1, axis] = of_q * unit, of_k * unit
+        cos, sin = rotary_table(places, 16)
+        turned_q = rotate(q, (cos[:, :, :1], sin[:, :, :1]))
+        turned_k = rotate(k, (cos[:, :, 1:], sin[:, :, 1:]))
+        return float((turned_q * turned_k).sum())
+
+    assert score(3, 1) == pytest.approx(score(9, 7), abs=1e-5)
+    assert score(3, 1) != pytest.approx(score(1, 3), abs=1e-3)
+    assert score(3, 1) == pytest.approx(score(3, 1, shift=4.0), abs=1e-4)  # the other axes
+    assert score(2, 2) == pytest.approx(float((q * k).sum()), abs=1e-5)
+
+
+def test_each_axis_turns_pairs_of_its_own():
+    places = torch.eye(3)[None] * torch.tensor([TICK_S, 1.0, 1.0])  # one unit along each axis
+    _, sin = rotary_table(places, 32)
+    turned = sin[0, 0] != 0
+    assert turned.sum(0).tolist() == [1] * 16  # every pair by one axis
+    assert turned.sum(1).tolist() == [8, 4, 4]
+    for axis in range(3):  # each has fast and slow pairs
+        pairs = turned[axis].nonzero()[:, 0]
+        assert int(pairs.min()) < 4 and int(pairs.max()) >= 12
+
+
+@pytest.mark.parametrize("shift_s", [0.04, 3.0, -1.7])
+def test_only_distances_in_time_matter(shift_s: float):
+    model = predictor()
+    batch = packed_rows()
+    by_doc = shift_s * batch.doc_id[..., None] * torch.tensor([1.0, 0.0, 0.0])
+    moved = replace(batch, positions=batch.positions + by_doc)
+    stretched = replace(batch, positions=batch.positions * torch.tensor([1.5, 1.0, 1.0]))
+    with torch.no_grad():
+        hidden, shifted = model.hidden(batch), model.hidden(moved)
+        torch.testing.assert_close(hidden, shifted, atol=1e-4, rtol=1e-4)
+        for modality in (AUDIO, VIDEO, TEXT):
+            a, b = (model.condition(x, model.hidden(x), modality) for x in (batch, moved))
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+        assert float((hidden - model.hidden(stretched)).abs().max()) > 1e-2
+
+
+def test_rows_and_columns_are_told_apart():
+    model, batch = predictor(), document({VIDEO})
+    turned = replace(batch, positions=batch.positions[..., [0, 2, 1]])
+    with torch.no_grad():
+        assert float((model.hidden(batch) - model.hidden(turned)).abs().max()) > 1e-2
+
+
+def test_the_delay_since_the_last_own_block_is_asked_about():
+    model, batch = predictor(), document({VIDEO}, blocks=(0, 2, 0))
+    later = batch.positions.clone()
+    later[0, 6:, 0] += 1.0
+    with torch.no_grad():
+        hidden = model.hidden(batch)
+        a = model.condition(batch, hidden, VIDEO)
+        b = model.condition(replace(batch, positions=later), hidden, VIDEO)
+    assert torch.equal(a[0], b[0]) and float((a[1] - b[1]).abs().min(0).values.max()) > 1e-2
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_grouped_queries_are_repeated_keys_and_values(qk_norm: bool):
+    grouped, full = Attention(32, 4, 2, qk_norm), Attention(32, 4, 4, qk_norm)
+    state = grouped.state_dict()
+    for name in ("k_proj.weight", "v_proj.weight"):
+        heads = state[name].unflatten(0, (2, 8))
+        state[name] = heads.repeat_interleave(2, dim=0).flatten(0, 1)
+    full.load_state_dict(state)
+    batch = packed_rows()
+    x = torch.randn(*batch.modality.shape, 32, generator=generator(0))
+    mask, table = attention_mask(batch), rotary_table(batch.positions, 8)
+    torch.testing.assert_close(
+        grouped(x, mask, table), full(x, mask, table), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("options", [{"num_kv_heads": 1}, {"qk_norm": False}, {"hidden": 48}])
+def test_options_build_and_learn(options: dict):
+    batch = packed_rows()
+    model = predictor(**options)
+    said = model(batch, generator(0))
+    said.streams[TEXT].logits_MV.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.blocks.parameters())
+    default = predictor()
+    changed = sum(p.numel() for p in model.parameters()) != sum(
+        p.numel() for p in default.parameters()
+    )
+    assert changed
+
+
+def test_norms_keep_scores_when_inputs_grow():
+    attention = Attention(32, 2, 2, qk_norm=True)
+    x = torch.randn(1, 5, 32, generator=generator(0))
+    weights = []
+    for scale in (1.0, 100.0):
+        y = attention(scale * x) / scale
+        weights.append(y)
+    torch.testing.assert_close(*weights, atol=1e-4, rtol=1e-4)
+
+
+def test_standardising_and_its_inverse_undo_each_other_and_are_saved():
+    model = predictor()
+    mean = {AUDIO: torch.tensor([-5.0, 0.0, 2.0]), VIDEO: torch.full((4,), 100.0)}
+    std = {AUDIO: torch.tensor([2.0, 1.0, 0.0]), VIDEO: torch.full((4,), 50.0)}
+    model.embed.set_statistics(Statistics(mean=mean, std=std))
+    state = model.state_dict()
+    assert torch.equal(state["embed.standardise.audio.mean"], mean[AUDIO])
+    assert torch.equal(state["embed.standardise.video.std"], std[VIDEO])
+    assert float(state["embed.standardise.audio.std"][2]) > 0  # a constant value divides by no 0
+    fresh = predictor()
+    fresh.load_state_dict(state)
+    scale: Standardise = fresh.embed.standardise["video"]
+    patches = torch.randint(256, (9, 4), generator=generator(0)).to(torch.uint8)
+    assert torch.equal(scale.inverse(scale(patches)).round().to(torch.uint8), patches)
+    flat = scale(patches)
+    torch.testing.assert_close(flat, (patches.float() - 100) / 50)
+
+
+def test_contents_land_on_their_positions():
+    model, batch = predictor(), packed_rows()
+    x = model.embed(batch)
+    assert not x[batch.doc_id == 0].any()
+    for modality, contents in batch.contents.items():
+        one_by_one = []
+        for row, column in (batch.modality == modality).nonzero().tolist():
+            one_by_one.append(x[row, column])
+        name = LAYOUT[modality].name
+        if modality == TEXT:
+            raw = model.embed.tables[name](contents)
+        else:
+            raw = model.embed.linear[name](model.embed.standardise[name](contents))
+        expected = model.embed.norm[name](raw) + model.embed.stream.weight[modality]
+        torch.testing.assert_close(torch.stack(one_by_one), expected)
+
+
+def test_previous_blocks_are_those_of_the_own_document():
+    model, batch = predictor(), packed_rows()
+    for modality in (AUDIO, VIDEO):
+        values, previous = model.embed.values(batch, modality), model.previous(batch, modality)
+        rows, columns = (batch.modality == modality).nonzero(as_tuple=True)
+        flat_previous, flat_values = previous.flatten(0, 1), values.flatten(0, 1)
+        where = {(int(r), int(c)): i for i, (r, c) in enumerate(zip(rows, columns, strict=True))}
+        for i, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
+            source = int(batch.prev_same[row, column])
+            expected = flat_values[where[row, source]] if source >= 0 else torch.zeros_like(flat_values[0])
+            assert torch.equal(flat_previous[i], expected)
+
+
+def test_the_model_is_a_pure_function_of_its_seed():
+    a, b = predictor(), predictor()
+    for (name, one), (_, other) in zip(a.named_parameters(), b.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_sizes_that_do_not_fit_are_refused_with_numbers():
+    with pytest.raises(ValueError, match="predictor.dim=20 .* 8 \\* num_heads=16"):
+        PredictorConfig(dim=20, num_heads=2)
+    with pytest.raises(ValueError, match="num_heads=4 .*num_kv_heads=3"):
+        PredictorConfig(dim=32, num_heads=4, num_kv_heads=3)
+    with pytest.raises(ValueError, match="'smell'.*'audio', 'video'"):
+        Predictor(LAYOUT, PredictorConfig(dim=32, num_heads=2, heads={"smell": HeadConfig()}))

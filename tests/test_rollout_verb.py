@@ -1,0 +1,133 @@
+"""`mmpredict rollout`: prompts of every kind, files on disk, clear words for mistakes."""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmpredict.media import read_clip, write_clip, write_srt, write_wav
+from mmpredict.rollout_verb import add_arguments, read_prompt, run_rollout
+from mmpredict.schema import TextPiece
+from mmpredict.training.checkpoint import describe
+from tests.generate.small import make_codecs, make_model, make_prompt
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def checkpoint(path, *names: str):
+    """A file as training writes it."""
+    model, codecs = make_model(*names)
+    state = {f"predictor.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"mmpredict": describe(model, codecs, 128), "state_dict": state}, path)
+    return path
+
+
+def run(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return run_rollout(parser.parse_args([str(word) for word in words]))
+
+
+def test_options_are_read_without_torch():
+    code = (
+        "import sys, argparse, mmpredict.rollout_verb as verb\n"
+        "verb.add_arguments(argparse.ArgumentParser())\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_video_file_and_text_go_on_and_are_written(tmp_path, capsys):
+    film = tmp_path / "film.mp4"
+    write_clip(film, make_prompt("audio", "video"))
+    ckpt = checkpoint(tmp_path / "a.ckpt", "audio", "video", "text")
+    out = tmp_path / "out" / "x.mp4"
+    words = ("--ckpt", ckpt, "--prompt", film, "--prompt", "a ball", "--out", out)
+    assert run(*words, "--seconds", "0.5", "--steps", "2") == 0
+    said = capsys.readouterr().out.splitlines()
+    written = [line.removeprefix("wrote ") for line in said if line.startswith("wrote ")]
+    assert written == [str(out.with_suffix(s)) for s in (".mp4", ".wav", ".txt", ".png")]
+    assert any(line.startswith("text: ") for line in said)
+    # Half of 128 positions are 1.125 s at 57 positions a second; the film has 1 s.
+    assert len(read_clip(out).times_s) >= 12
+    assert (tmp_path / "out" / "x.txt").read_text(encoding="utf-8").startswith("a ball\n")
+
+
+def test_same_seed_same_files_other_seed_differs(tmp_path):
+    ckpt = checkpoint(tmp_path / "a.ckpt", "audio")
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_wav(tmp_path / "p.wav", make_prompt("audio").waveform_CS, 8000)
+        prompt = ("--ckpt", ckpt, "--prompt", tmp_path / "p.wav", "--seed", seed)
+        run(*prompt, "--seconds", "0.2", "--steps", "2", "--out", tmp_path / f"{name}.wav")
+    a, b, c = ((tmp_path / f"{name}.wav").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_streams_chooses_what_goes_on(tmp_path, capsys):
+    ckpt = checkpoint(tmp_path / "a.ckpt", "audio", "video", "text")
+    out = ("--out", tmp_path / "x", "--seconds", "0.25", "--steps", "1")
+    run("--ckpt", ckpt, "--prompt", "a ball", "--streams", "video, audio", *out)
+    assert "text: " not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="smell; this model has audio, video, text"):
+        run("--ckpt", ckpt, "--prompt", "a ball", "--streams", "smell", *out)
+
+
+def test_video_to_text(tmp_path, capsys):
+    film = tmp_path / "film.mp4"
+    write_clip(film, make_prompt("video"))
+    ckpt = checkpoint(tmp_path / "a.ckpt", "audio", "video", "text")
+    words = ("--prompt", film, "--streams", "text", "--prompt_seconds", "0.5")
+    run("--ckpt", ckpt, *words, "--out", tmp_path / "x.txt")
+    assert "text: [  0.375 -   0.375]" in capsys.readouterr().out
+
+
+def test_prompts_of_files_and_texts_are_joined(tmp_path):
+    codecs = make_codecs("audio", "video", "text")
+    prompt = make_prompt("audio", "video")
+    write_clip(tmp_path / "film.mp4", replace(prompt, waveform_CS=None, sample_rate=None))
+    write_wav(tmp_path / "sound.wav", prompt.waveform_CS, 8000)
+    late = (TextPiece("soon", 0.0, 0.25), TextPiece("late", 0.5, 0.9))
+    write_srt(tmp_path / "said.srt", late)
+    items = ["what is left/right here?", *(str(tmp_path / n) for n in ("film.mp4", "sound.wav"))]
+    clip = read_prompt([*items, str(tmp_path / "said.srt")], codecs, 0.5)
+    assert len(clip.frames_TCHW) == 4 and clip.waveform_CS.shape == (2, 4000)
+    assert [piece.text for piece in clip.texts] == ["what is left/right here?", "soon"]
+    with pytest.raises(ValueError, match="has sound, and so has an earlier prompt"):
+        read_prompt([items[2], items[2]], codecs, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("names", "prompt", "error", "words"),
+    [
+        (("video",), "missing.mp4", FileNotFoundError, "missing.mp4 looks like a path"),
+        (("video",), "some/where", FileNotFoundError, "some/where looks like a path"),
+        (("text",), "  ", ValueError, "--prompt is empty"),
+        (("audio", "video"), "a ball", ValueError, "this checkpoint has only audio, video"),
+        (("text",), "tone.wav", ValueError, "this checkpoint has only text"),
+        (("video",), "tone.wav", ValueError, "no video stream"),
+        (("video",), "./odd.xyz", ValueError, "not of a known kind: .mp4"),
+        (("text",), "late.srt", ValueError, r"no text within its first 1.00 s"),
+    ],
+)
+def test_bad_prompts_are_named(tmp_path, monkeypatch, names, prompt, error, words):
+    monkeypatch.chdir(tmp_path)
+    write_wav("tone.wav", make_prompt("audio").waveform_CS, 8000)
+    write_srt("late.srt", (TextPiece("late", 2.0, 3.0),))
+    (tmp_path / "odd.xyz").write_text("x", encoding="utf-8")
+    with pytest.raises(error, match=words):
+        read_prompt([prompt], make_codecs(*names), 1.0)
+
+
+def test_prompt_seconds_must_be_positive(tmp_path):
+    ckpt = checkpoint(tmp_path / "a.ckpt", "text")
+    with pytest.raises(ValueError, match="--prompt_seconds -1.0 must be above 0"):
+        run("--ckpt", ckpt, "--prompt", "a", "--out", tmp_path / "x", "--prompt_seconds", "-1")
