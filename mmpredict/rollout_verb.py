@@ -102,7 +102,8 @@ def run_rollout(args: argparse.Namespace) -> int:
         if not codecs.layout[tokens.modality].is_discrete:
             continue
         for piece in codecs.text.decode(tokens).texts:
-            print(f"text: {timed_line(piece)}")
+            if piece.text:
+                print(f"text: {timed_line(piece)}")
     return 0
 
 

@@ -30,6 +30,10 @@ class Modality(IntEnum):
     TEXT = 2
 
 
+class UserError(ValueError):
+    """A mistake that shows only while data are being read; its message is printed whole, exit code 2."""
+
+
 @dataclass(frozen=True)
 class TextPiece:
     """A caption, a line or a sentence; start and end in seconds, or None for both when untimed."""

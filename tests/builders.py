@@ -1,7 +1,7 @@
-"""Small streams, documents and predictors for the tests of the sequence, model and objectives rooms.
+"""Small streams, documents and predictors for the tests of sequence, model and objectives.
 
-The layout has three unequal streams: sound of 3 values, frames of 2 x 3 positions, 11 ids of text. Nothing
-here draws from the global random state: every builder takes a seed.
+The layout has three unequal streams: sound of 3 values, frames of 2 x 3 positions, 11 ids of text.
+Nothing here draws from the global random state: every builder takes a seed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def video_tokens(blocks: int, seed: int = 0, start_s: float = 0.0) -> Tokens:
 
 
 def text_tokens(blocks: int, seed: int = 0, timed: str = "mixed") -> Tokens:
-    """Ids with rising times, some of them equal; `timed`: all, none, or mixed (about half untimed)."""
+    """Ids with rising times, some of them equal; `timed`: all, none, or mixed (half untimed)."""
     g = generator(seed)
     contents = torch.randint(11, (blocks,), generator=g)
     end_s = (0.04 * torch.randint(3, (blocks,), generator=g).cumsum(0)).double()
@@ -92,8 +92,8 @@ def packed_rows() -> Batch:
 def predictor(
     layout: Layout = LAYOUT, *, kind: str = "flow", awake: bool = True, **config: object
 ) -> Predictor:
-    """A tiny predictor, the same on every call. `awake` replaces the weights that begin at 0 (those of
-    the heads and queries), so that every path carries signal."""
+    """A tiny predictor, the same on every call. `awake` replaces the weights that begin at 0
+    (those of the heads and queries), so that every path carries signal."""
     head = HeadConfig(kind=kind, dim=32, depth=1)
     heads = {s.name: head for s in layout.streams if not s.is_discrete}
     sizes = {"dim": 32, "depth": 2, "num_heads": 2} | config

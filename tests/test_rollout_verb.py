@@ -87,7 +87,7 @@ def test_video_to_text(tmp_path, capsys):
     ckpt = checkpoint(tmp_path / "a.ckpt", "audio", "video", "text")
     words = ("--prompt", film, "--streams", "text", "--prompt_seconds", "0.5")
     run("--ckpt", ckpt, *words, "--out", tmp_path / "x.txt")
-    assert "text: [  0.375 -   0.375]" in capsys.readouterr().out
+    assert "text: [  0.500 -   0.500]" in capsys.readouterr().out
 
 
 def test_prompts_of_files_and_texts_are_joined(tmp_path):

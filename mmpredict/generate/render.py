@@ -6,7 +6,7 @@ Shapes: T frames, C channels (colours or ears), H W pixels, S samples, J spectra
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,18 @@ DPI = 100
 MARGIN_PX = {"left": 56, "right": 16, "top": 38, "bottom": 34, "gap": 8}
 SOUND_PX, LANE_PX, CHAR_PX = 96, 18, 6.6  # heights of a panel and a line of text, width of a letter
 MAX_LANES = 8
+MAX_FRAMES_PX = 400  # two frames are not drawn as high as the whole is wide
 PROMPT_COLOUR, ROLLOUT_COLOUR = "#5b6770", "#c8501e"
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A piece of text as it is drawn: its lane from above, its left end, its words."""
+
+    lane: int
+    left_s: float
+    words: str
+    piece: TextPiece
 
 
 def strip(
@@ -50,16 +61,14 @@ def strip(
         raise ValueError(f"{clip.name or 'clip'}: a strip needs frames or sound; this has neither")
     start_s, end_s = _span(clip)
     inner = width - MARGIN_PX["left"] - MARGIN_PX["right"]
-    lanes = _lanes(clip.texts, start_s, (end_s - start_s) / inner)
+    lines = _lanes(clip.texts, (start_s, end_s), (end_s - start_s) / inner)
     columns = _columns(clip, start_s, end_s, max_frames)
     ears = 0 if clip.waveform_CS is None else len(clip.waveform_CS)
     heights = [SOUND_PX] * ears
     if columns:
-        H, W = clip.frames_TCHW.shape[2:]
-        column_px = inner * columns[0][2] / (end_s - start_s)
-        heights.insert(0, max(24, round(column_px * H / W)))
-    if lanes:
-        heights.append(LANE_PX * (1 + max(lane for lane, _ in lanes)))
+        heights.insert(0, _frames_height(clip, inner * columns[0][2] / (end_s - start_s)))
+    if lines:
+        heights.append(LANE_PX * _num_lanes(lines))
     gaps = MARGIN_PX["gap"] * (len(heights) - 1)
     height = MARGIN_PX["top"] + sum(heights) + gaps + MARGIN_PX["bottom"]
 
@@ -71,8 +80,8 @@ def strip(
         _draw_frames(rest.pop(0), clip, columns, prompt_end_s)
     if ears:
         _draw_sound(rest[:ears], clip)
-    if lanes:
-        _draw_text(rest[-1], lanes, (start_s, end_s), prompt_end_s)
+    if lines:
+        _draw_text(rest[-1], lines, prompt_end_s)
     _draw_prompt_end(panels, (start_s, end_s), prompt_end_s)
     with warnings.catch_warnings():  # the font lacks many scripts; it draws boxes for them
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -203,21 +212,35 @@ def _columns(
     return [(k, float(clip.times_s[k]), every * period_s) for k in chosen]
 
 
+def _frames_height(clip: Clip, column_px: float) -> int:
+    """Pixels of the panel in which every frame is `column_px` wide."""
+    H, W = clip.frames_TCHW.shape[2:]
+    return min(MAX_FRAMES_PX, max(24, round(column_px * H / W)))
+
+
 def _lanes(
-    texts: tuple[TextPiece, ...], start_s: float, s_per_px: float
-) -> list[tuple[int, TextPiece]]:
-    """Give every piece a line on which it covers no other; what finds none is left out."""
+    texts: tuple[TextPiece, ...], span_s: tuple[float, float], s_per_px: float
+) -> list[_Line]:
+    """Give every piece a lane on which it covers no other; what finds none is left out."""
     free_from_s = [float("-inf")] * MAX_LANES
-    placed = []
+    room = int((span_s[1] - span_s[0]) / s_per_px / CHAR_PX)
+    lines = []
     for piece in texts:
-        left_s = start_s if piece.start_s is None else piece.start_s
-        length_s = (len(printable(piece.text)) + 2) * CHAR_PX * s_per_px
+        words = printable(piece.text)
+        words = words if len(words) <= room else words[: room - 3] + "..."
+        length_s = len(words) * CHAR_PX * s_per_px
+        start_s = span_s[0] if piece.start_s is None else piece.start_s
+        left_s = max(span_s[0], min(start_s, span_s[1] - length_s))  # not beyond the right edge
         lane = next((i for i, free in enumerate(free_from_s) if free <= left_s), None)
         if lane is not None:
-            right_s = left_s if piece.end_s is None else piece.end_s
-            free_from_s[lane] = max(right_s, left_s + length_s)
-            placed.append((lane, piece))
-    return placed
+            ends_s = (left_s + length_s + 2 * CHAR_PX * s_per_px, piece.end_s or 0.0)
+            free_from_s[lane] = max(ends_s)
+            lines.append(_Line(lane, left_s, words, piece))
+    return lines
+
+
+def _num_lanes(lines: list[_Line]) -> int:
+    return max(2, 1 + max(line.lane for line in lines))
 
 
 def _panels(
@@ -290,35 +313,26 @@ def _draw_sound(panels: list[Any], clip: Clip) -> None:
         axes.set_ylabel(name, fontsize=8)
 
 
-def _draw_text(
-    axes: Any,
-    lanes: list[tuple[int, TextPiece]],
-    span_s: tuple[float, float],
-    prompt_end_s: float | None,
-) -> None:
+def _draw_text(axes: Any, lines: list[_Line], prompt_end_s: float | None) -> None:
     """Each piece at its time, over a bar as long as it lasts; text without a time at the left."""
-    rows = 1 + max(lane for lane, _ in lanes)
-    axes.set_ylim(rows, 0)
+    axes.set_ylim(_num_lanes(lines), 0)
     axes.set_ylabel("text", fontsize=8)
-    for lane, piece in lanes:
-        left_s = span_s[0] if piece.start_s is None else piece.start_s
-        made = None not in (prompt_end_s, piece.end_s) and piece.end_s >= prompt_end_s - 1e-6
-        colour = ROLLOUT_COLOUR if made else PROMPT_COLOUR
-        style = "italic" if piece.start_s is None else "normal"
-        words = printable(piece.text).replace("\ufffd", "?")  # fonts lack the sign
-        axes.text(
-            left_s,
-            lane + 0.45,
-            words,
-            fontsize=8,
-            color=colour,
-            style=style,
-            va="center",
-            clip_on=True,
-            parse_math=False,
-        )
-        if piece.start_s is not None:
-            axes.hlines(lane + 0.92, left_s, piece.end_s, color=colour, lw=2)
+    for line in lines:
+        start_s, end_s = line.piece.start_s, line.piece.end_s
+        made = None not in (prompt_end_s, end_s) and end_s >= prompt_end_s - 1e-6
+        look = {
+            "fontsize": 8,
+            "color": ROLLOUT_COLOUR if made else PROMPT_COLOUR,
+            "style": "italic" if start_s is None else "normal",
+        }
+        words = line.words.replace("\ufffd", "?")  # fonts lack the sign
+        moved = start_s is not None and line.left_s < start_s
+        place = (axes.get_xlim()[1], "right") if moved else (line.left_s, "left")
+        at = {"x": place[0], "y": line.lane + 0.45, "ha": place[1], "va": "center"}
+        axes.text(s=words, parse_math=False, **at, **look)
+        if start_s is not None:
+            bar_s = (start_s, max(end_s, start_s + 0.002))
+            axes.hlines(line.lane + 0.92, *bar_s, color=look["color"], lw=2, clip_on=False)
 
 
 def _draw_prompt_end(

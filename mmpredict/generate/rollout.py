@@ -103,6 +103,7 @@ def rollout(  # noqa: PLR0913 - the front door of the room; every argument is a 
         clocks = [Clock.after(spec, encoded.get(spec.modality), prompt_end_s) for spec in clocked]
         _run_clocks(row, clocks, prompt_end_s + seconds, max_text_run if speaks else 0)
     else:
+        row.wait_until(prompt_end_s)  # what is said of a video comes when its last frame was shown
         stop_id = None if len(layout.streams) == 1 else codecs.text.end_id
         _run_text(row, max_tokens, stop_id)
 

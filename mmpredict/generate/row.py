@@ -92,7 +92,7 @@ class Row:
         self._dice = torch.Generator().manual_seed(sampling.seed)
         times = [float(t.end_s.nan_to_num(-math.inf).max()) for t in self._seen.values()]
         latest = max(times, default=-math.inf)
-        self.now_s = None if latest == -math.inf else latest  # end of the latest block with a time
+        self.now_s = None if latest == -math.inf else latest  # of text that comes next
 
     def made(self) -> dict[int, Tokens]:
         """What was added, by modality."""
@@ -101,6 +101,11 @@ class Row:
             contents = torch.cat([block.contents for block in blocks])
             made[modality] = Tokens(modality, contents, torch.cat([b.end_s for b in blocks]))
         return made
+
+    def wait_until(self, time_s: float) -> None:
+        """Text that comes next has at least this time, if the row has times at all."""
+        if self.now_s is not None:
+            self.now_s = max(self.now_s, time_s)
 
     def look(self, spec: StreamSpec, end_s: float) -> Outlook:
         """Ask for a block of a stream at a time; NaN for text without a time."""

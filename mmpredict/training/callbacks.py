@@ -1,7 +1,7 @@
-"""What hangs on the Trainer of every run: progress, checkpoints, the closing table, samples, the report.
+"""What hangs on the Trainer of every run: progress, checkpoints, closing table, samples, report.
 
-Numbers must not be lost, so a failure to write them raises; pictures are a courtesy, so a failure to
-draw them is said once and the training goes on.
+Numbers must not be lost, so a failure to write them raises; pictures are a courtesy, so a failure
+to draw them is said once and the training goes on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def run_callbacks(run_dir: Path) -> list[Callback]:
 
 
 class Checkpoints(ModelCheckpoint):
-    """Keeps `last.ckpt`, written after every validation, at the end and on a crash, and `previous.ckpt`.
+    """Keeps `last.ckpt`, saved after each validation, at the end and on a crash, and the one before.
 
     A file is written under another name and renamed when it is whole, so that a run that is killed
     while saving keeps what it had.
@@ -105,7 +105,7 @@ class Checkpoints(ModelCheckpoint):
 
 
 def _rotate(part: Path, last: Path, previous: Path) -> None:
-    """part -> last -> previous. There is a whole `last` at every moment where files can be linked."""
+    """part -> last -> previous. There is a `last` at every moment, where files can be linked."""
     if last.is_file():
         spare = previous.with_suffix(".part")
         spare.unlink(missing_ok=True)
@@ -154,7 +154,7 @@ class FinalTable(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seconds, self._since = self.seconds, None
-        # Lightning asks checkpoint callbacks last; the weights must be safe before anything is tried.
+        # Lightning asks checkpoint callbacks last; the weights must be safe before that.
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoints):
                 callback.save(trainer)
@@ -193,7 +193,8 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write the whole file or leave the old one; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(_finite(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(_finite(results), indent=2, allow_nan=False)
+    part.write_text(f"{text}\n", encoding="utf-8")
     os.replace(part, path)
 
 
@@ -217,20 +218,22 @@ def score_test_documents(trainer: Trainer, module: LightningModule) -> dict[str,
     trainer.datamodule.setup("test")
     batches = trainer.datamodule.test_dataloader()
     module.held_out = module.new_held_out()
-    with evaluating(trainer, module):
+    with evaluating(module):
         for index, batch in enumerate(islice(batches, most if isinstance(most, int) else None)):
             # Not through the module's transfer hooks: they count training text.
-            module.held_out.add(batch.to(module.device), seed=index)
+            batch = batch.to(module.device)
+            with trainer.precision_plugin.forward_context():
+                module.held_out.add(batch, seed=index)
     return module._reduced_results()
 
 
 @contextmanager
-def evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Evaluation mode, no gradients, the trainer's precision; every part's own mode comes back."""
+def evaluating(module: LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients; every part's own mode comes back."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
+        with torch.no_grad():
             yield
     finally:
         for part, mode in modes.items():
@@ -257,7 +260,7 @@ class _Drawing(Callback):
 
 
 class Samples(_Drawing):
-    """Draws what the model predicts of the first validation documents, into samples/ and TensorBoard.
+    """Draws forecasts of the first validation documents, into samples/ and TensorBoard.
 
     Args:
         run_dir: samples/ is made in it; None for the trainer's default_root_dir.
@@ -283,20 +286,21 @@ class Samples(_Drawing):
             self._draw(trainer, pl_module)
         if not self.documents or not self._can_draw(trainer, pl_module):
             return
-        model, data, stem = pl_module.predictor, trainer.datamodule, self._stem(trainer)
-        with evaluating(trainer, pl_module):
+        subject, stem = self._subject(trainer, pl_module), self._stem(trainer)
+        length = trainer.datamodule.loading.context_length
+        with evaluating(pl_module):
             with self.courtesy("written text"):
-                samples.add_written_text(
-                    stem, model, self.documents, data.codecs, device=pl_module.device
-                )
+                samples.add_written_text(stem, subject, self.documents)
             with self.courtesy("rollout"):
-                samples.roll_on(
-                    stem,
-                    model,
-                    self.documents,
-                    data.codecs,
-                    context_length=data.loading.context_length,
-                )
+                samples.roll_on(stem, subject, self.documents, context_length=length)
+
+    def _subject(self, trainer: Trainer, module: LightningModule) -> samples.Subject:
+        return samples.Subject(
+            module.predictor,
+            trainer.datamodule.codecs,
+            device=module.device,
+            precision=trainer.precision_plugin.forward_context,
+        )
 
     def _can_draw(self, trainer: Trainer, module: LightningModule) -> bool:
         return (
@@ -316,14 +320,9 @@ class Samples(_Drawing):
         if not self.documents or not self._can_draw(trainer, module):
             return
         self._drawn_step = trainer.global_step
-        with self.courtesy("samples"), evaluating(trainer, module):
-            pictures = samples.draw(
-                self._stem(trainer),
-                module.predictor,
-                self.documents,
-                trainer.datamodule.codecs,
-                device=module.device,
-            )
+        with self.courtesy("samples"), evaluating(module):
+            subject = self._subject(trainer, module)
+            pictures = samples.draw(self._stem(trainer), subject, self.documents)
             boards = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
             for picture in pictures:
                 for board in boards:
@@ -360,5 +359,7 @@ class Report(_Drawing):
                     logger.save()
                     metrics = Path(logger.experiment.metrics_file_path)
             skips = skip_lines(*skipped(trainer), most=200)
-            return write_report(run_dir, metrics=metrics, results=results, scored=scored, skips=skips)
+            return write_report(
+                run_dir, metrics=metrics, results=results, scored=scored, skips=skips
+            )
         return None

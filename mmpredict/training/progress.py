@@ -91,7 +91,7 @@ class Progress(ProgressBar):
             self._show(trainer)
 
     def _measure(self, trainer: Trainer) -> None:
-        """Tokens per second since the last look, smoothed; all ranks are taken to be equally fast."""
+        """Tokens per second since the last look, smoothed; all ranks are held to be equal."""
         tokens, now = int(self._tokens) * trainer.world_size, time.monotonic()
         if tokens and now > self._window_s:
             rate = tokens / (now - self._window_s)
@@ -186,14 +186,22 @@ def losses(trainer: Trainer) -> dict[str, float]:
 def opening_lines(trainer: Trainer, module: LightningModule, total: int | None) -> list[str]:
     """One line each of the data, the model and the steps; what is not known is left out."""
     data = [_documents(trainer), _rows(trainer), _streams(module)]
-    size = [f"{short(sum(p.numel() for p in module.parameters()))} parameters", *_parts(module)]
-    device = "cpu" if module.device.type == "cpu" else str(module.device)
+    count = sum(p.numel() for p in module.parameters())
+    size = [f"{short(count)} parameters", *_parts(module)]
+    lines = {"data": data, "model": size, "steps": _steps(trainer, module, total)}
+    return [f"{name:<6} " + "; ".join(filter(None, parts)) for name, parts in lines.items()]
+
+
+def _steps(trainer: Trainer, module: LightningModule, total: int | None) -> list[str]:
+    steps = f"{total:,}" if total else "no end set"
+    if trainer.global_step:
+        steps = f"{trainer.global_step:,} done of {steps}"
+    device = str(module.device)
     ranks = f"{trainer.world_size} x {device}" if trainer.world_size > 1 else device
-    steps = [f"{total:,} to go to" if total else "no end set", f"{ranks}, {trainer.precision}"]
-    if total:
-        steps[0] = f"{total:,}" if not trainer.global_step else f"{trainer.global_step:,} of {total:,} done"
-    lines = {"data": data, "model": size, "steps": steps}
-    return [f"{name:<6} " + "; ".join(part for part in parts if part) for name, parts in lines.items()]
+    every = trainer.val_check_batch
+    validates = trainer.enable_validation and isinstance(every, int)
+    checks = f"validation every {every:,}" if validates else ""
+    return [steps, checks, f"{ranks}, {trainer.precision}"]
 
 
 def _documents(trainer: Trainer) -> str:
@@ -218,7 +226,8 @@ def _streams(module: LightningModule) -> str:
             said.append(f"{spec.name} ({spec.vocab_size} ids)")
         else:
             rate = f", {1 / spec.period_s:g}/s" if spec.period_s else ""
-            said.append(f"{spec.name} ({spec.rows}x{spec.cols} tokens{rate})")
+            size = f"{spec.rows}x{spec.cols} tokens" if spec.positions_per_block > 1 else "1 token"
+            said.append(f"{spec.name} ({size}{rate})")
     return ", ".join(said)
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that shows everything and needs nothing else, not even a network.
+"""The report of a run: one HTML file that shows everything and needs nothing else, no network.
 
 In: a run folder (metrics.csv, samples/, env.json, config.yaml) and its scores. Out: report.html.
 All text is escaped: captions and file names come from strangers.
@@ -16,39 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from mmpredict.training import report_curves
+from mmpredict.training.report_style import STYLE
 from mmpredict.training.report_table import html_table
 
 MEDIA = {".png": "image/png", ".wav": "audio/wav", ".mp4": "video/mp4"}
 SHOWN_TOKENS = 400  # of a text
 SURE, UNSURE = 0.5, 0.05  # chance of the true token above and below which it is not and is marked
-
-STYLE = """
-:root{color-scheme:light dark;--ink:#1d2126;--dim:#656c76;--paper:#fff;--card:#f5f6f8;--line:#dfe2e7;
---good:#1a7f4b;--bad:#b3372f;--maybe:#f3dfa2;--wrong:#f2bdb6}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e7eb;--dim:#99a1ac;--paper:#14171b;--card:#1d2127;
---line:#333941;--good:#5cc48d;--bad:#ee8379;--maybe:#5a4a12;--wrong:#6b2a24}}
-*{box-sizing:border-box}
-body{margin:0 auto;padding:28px 20px 60px;max-width:1040px;color:var(--ink);background:var(--paper);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-h1{font-size:23px;margin:0}h2{font-size:18px;margin:38px 0 10px;padding-top:14px;border-top:1px solid var(--line)}
-h3{font-size:14px;margin:18px 0 6px;color:var(--dim);font-weight:600}
-p{margin:6px 0}.note{color:var(--dim);font-size:13px;max-width:80ch}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:4px 14px 4px 0;vertical-align:top}
-th{color:var(--dim);font-weight:500;font-size:13px;border-bottom:1px solid var(--line)}
-tbody{border-bottom:1px solid var(--line)}.n{text-align:right}.better{color:var(--good)}.worse{color:var(--bad)}
-.no,.level{color:var(--dim)}
-.wide{overflow-x:auto}.curves{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(300px,1fr))}
-.curves>div{max-width:480px}
-.card{background:var(--card);border-radius:8px;padding:10px;margin:10px 0}.curves .card{margin:0}
-img{display:block;width:100%;height:auto}video{width:min(100%,420px);border-radius:6px;image-rendering:pixelated}
-audio{height:34px;vertical-align:middle;max-width:100%}.sounds{display:flex;flex-wrap:wrap;gap:8px 22px}
-.text{white-space:pre-wrap;overflow-wrap:anywhere;font:14px/1.7 ui-monospace,"DejaVu Sans Mono",monospace;margin:4px 0 12px}
-.maybe{background:var(--maybe)}.wrong{background:var(--wrong)}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--card);border-radius:8px;padding:10px;font-size:13px}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 18px;margin:0}dt{color:var(--dim)}
-dd{margin:0;overflow-wrap:anywhere}summary{cursor:pointer;color:var(--dim)}
-"""
 
 
 def write_report(
@@ -109,7 +82,8 @@ def _subtitle(series: Mapping[str, report_curves.Points]) -> str:
 def _scores(results: Mapping[str, Any], scored: str) -> str:
     if not results:
         return ""
-    return f'<p class="note">Measured on {html.escape(scored)}.</p><div class="wide">{html_table(results)}</div>'
+    note = f'<p class="note">Measured on {html.escape(scored)}.</p>'
+    return f'{note}<div class="wide">{html_table(results)}</div>'
 
 
 def _curves(series: Mapping[str, report_curves.Points]) -> str:
@@ -132,8 +106,9 @@ def _grid(name: str, panels: Sequence[report_curves.Panel]) -> str:
 
 
 def newest(run_dir: Path, pattern: str) -> list[Path]:
-    """The files of the latest step in samples/ that match, and their step by name."""
-    found = sorted((run_dir / "samples").glob(f"step-*-{pattern}"), key=lambda p: (_step(p), p.name))
+    """The files of the latest step in samples/ that match."""
+    found = (run_dir / "samples").glob(f"step-*-{pattern}")
+    found = sorted(found, key=lambda path: (_step(path), path.name))
     return [path for path in found if _step(path) == _step(found[-1])]
 
 
@@ -160,9 +135,9 @@ def _frames(run_dir: Path) -> str:
     if not paths:
         return ""
     note = (
-        f"Step {_step(paths[0]):,}, validation documents. Each column is forecast by itself from the true "
-        "past. The lowest two rows show what the mean, and what a copy of the frame before, get wrong: "
-        "black is right."
+        f"Step {_step(paths[0]):,}, validation documents. Each column is forecast by itself from "
+        "the true past. The lowest two rows show what the mean, and what a copy of the frame "
+        "before, get wrong: black is right."
     )
     return f'<p class="note">{note}</p>{_images(paths, "next frames")}'
 
@@ -172,8 +147,8 @@ def _sound(run_dir: Path) -> str:
     if not paths:
         return ""
     note = (
-        f"Step {_step(paths[0]):,}. Each chunk is forecast by itself from the true past; phases are "
-        "estimated from the spectra, for the truth as well."
+        f"Step {_step(paths[0]):,}. Each chunk is forecast by itself from the true past; phases "
+        "are estimated from the spectra, for the truth as well."
     )
     sounds = []
     for path in newest(run_dir, "sound-*.wav"):
@@ -189,10 +164,11 @@ def _text(run_dir: Path) -> str:
     if not documents:
         return ""
     note = (
-        f"Step {_step(paths[-1]):,}. First the true text; a token to which the model gave a chance below "
-        f'50 % is <span class="maybe">marked</span>, below 5 % <span class="wrong">so</span>; hold the '
-        "pointer over a token for the model's guess. Then what the model writes for the same clip "
-        "with its likeliest tokens, at the times of the true ones."
+        f"Step {_step(paths[-1]):,}. First the true text; a token to which the model gave a chance "
+        'below 50 % is <span class="maybe">marked</span>, below 5 % '
+        '<span class="wrong">so</span>; hold the pointer over a token for the model\'s guess. '
+        "Then what the model writes for the same clip with its likeliest tokens, at the times of "
+        "the true ones."
     )
     parts = [f'<p class="note">{note}</p>']
     for n, document in enumerate(documents, start=1):
@@ -220,14 +196,15 @@ def _rollout(run_dir: Path) -> str:
         return ""
     about = _json(next(iter(newest(run_dir, "rollout.json")), None)) or {}
     note = (
-        f"Step {_step([*videos, *sounds][0]):,}. The first {about.get('prompt_end_s', 0):.2f} s are a held-out "
-        "document (its sound rebuilt from spectra); from there on the model goes on from what it made."
+        f"Step {_step([*videos, *sounds][0]):,}. The first {about.get('prompt_end_s', 0):.2f} s are a "
+        "validation document (its sound rebuilt from spectra); from there on the model goes on "
+        "from what it made."
     )
     players = [f'<video controls loop src="{data_uri(path)}"></video>' for path in videos]
     players += [f'<audio controls src="{data_uri(path)}"></audio>' for path in sounds]
     drawn = _images(newest(run_dir, "rollout.png"), "rollout")
     lines = [
-        f"{'' if end is None else f'{end:.2f} s  '}{text}" for text, _, end in about.get("texts", [])
+        text if end is None else f"{end:.2f} s  {text}" for text, _, end in about.get("texts", [])
     ]
     words = f'<div class="text">{html.escape(chr(10).join(lines))}</div>' if lines else ""
     notices = _lines(about.get("notices", []))
@@ -242,8 +219,8 @@ def _environment(run_dir: Path) -> str:
     starts = (_json(run_dir / "env.json") or {}).get("starts") or []
     if not starts:
         return ""
-    before = f'<p class="note">Started {len(starts)} times; this is the last.</p>' if len(starts) > 1 else ""
-    return before + _definitions(starts[-1])
+    again = f'<p class="note">Started {len(starts)} times; this is the last.</p>'
+    return again * (len(starts) > 1) + _definitions(starts[-1])
 
 
 def _definitions(values: Mapping[str, Any]) -> str:

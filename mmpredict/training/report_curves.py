@@ -1,9 +1,10 @@
-"""Curves. In: metrics.csv. Out: one small SVG per measure of each stream, its baselines on the same axes."""
+"""Curves. In: metrics.csv. Out: one small SVG per measure of each stream, with its baselines."""
 
 from __future__ import annotations
 
 import csv
-import io
+import html
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from pathlib import Path
 
 Points = list[tuple[float, float]]  # (step, value)
 
-INK = "#010203"  # stands for the text colour of the page, which is light or dark
+WIDTH, HEIGHT, LEFT, TOP = 460, 260, 48, 46  # pixels of a panel, and where its curves begin
+LETTER = 6.3  # pixels, about, of the legend
 TRAIN, HELD_OUT = "#8ab4f8", "#2f6fde"
 BASELINES = ("#d9822b", "#2a9d63", "#a05fc4", "#c2405a")
-MOST_POINTS = 800  # of a curve; more cannot be seen at this size
+MOST_POINTS = 400  # of a curve; more cannot be seen at this size
+MOST_DOTS = 30
 WIDE_RANGE = 30  # largest over smallest value from which the axis is logarithmic
 OTHERS = {"train/loss/next_stream": "whose turn is next (nats)", "train/lr": "learning rate"}
 
@@ -104,48 +107,114 @@ def _baselines(series: Mapping[str, Points], name: str, measure: str) -> dict[st
     return {m[1]: points for key, points in series.items() if (m := pattern.match(key))}
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Maps values of one axis to pixels, from `low` to `high` onto `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.is_log:
+            low, high, value = (math.log10(x) for x in (low, high, value))
+        return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round numbers inside the axis."""
+        if self.is_log:
+            first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+            decades = [10.0**n for n in range(first, last + 1)]
+            factors = (1, 2, 5) if len(decades) < 5 else (1,)
+            found = [f * d for d in decades for f in factors]
+        else:
+            rough = (self.high - self.low) / 4
+            size = 10.0 ** math.floor(math.log10(rough))
+            step = next(f * size for f in (1, 2, 5, 10) if f * size >= rough)
+            first, last = math.floor(self.low / step), math.ceil(self.high / step)
+            found = [n * step for n in range(first, last + 1)]
+        slack = 1e-9 * abs(self.high)
+        return [tick for tick in found if self.low - slack <= tick <= self.high + slack]
+
+
 def draw(panel: Panel) -> str:
-    """The panel as an SVG element without outside references; its text takes the page's colour."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    settings = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
-    settings |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "text.color"), INK)
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(4.6, 2.7))
-        figure.subplots_adjust(left=0.13, right=0.98, top=0.88, bottom=0.13)
-        axes = figure.subplots()
-        _plot(axes, panel)
-        axes.set_title(panel.title, loc="left", fontsize=9.5)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.15, color=INK)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 width="100%" role="img"', svg, count=1)
-    return svg.replace(INK, "currentColor")
-
-
-def _plot(axes: object, panel: Panel) -> None:
-    """Lines of the model, dashed lines of the baselines drawn over the whole width, and a legend."""
-    last = max(step for points in panel.solid.values() for step, _ in points)
-    for label, points in panel.solid.items():
-        x, y = zip(*_thin(points), strict=True)
-        style = {"color": TRAIN, "lw": 1.1} if label == "training" else {"color": HELD_OUT, "lw": 1.9}
-        marker = "o" if label == "held out" and len(points) < 30 else None
-        axes.plot(x, y, label=label or None, marker=marker, ms=3, **style)
+    """The panel as an SVG element without outside references, in the colour of the page's text."""
+    last = max(step for points in panel.solid.values() for step, _ in points) or 1.0
+    drawn = [
+        (label, points, TRAIN if label == "training" else HELD_OUT, "")
+        for label, points in panel.solid.items()
+    ]
     for (label, points), colour in zip(panel.dashed.items(), BASELINES * 9, strict=False):
-        points = [(0.0, points[0][1]), *points, (max(last, points[-1][0]), points[-1][1])]
-        x, y = zip(*_thin(points), strict=True)
-        axes.plot(x, y, label=label.replace("_", " "), color=colour, lw=1.3, ls=(0, (4, 3)))
-    lines = [*panel.solid.values(), *panel.dashed.values()]
-    values = [value for points in lines for _, value in points]
-    if min(values) > 0 and max(values) / min(values) > WIDE_RANGE:
-        axes.set_yscale("log")
-    if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+        across = [(0.0, points[0][1]), *points, (max(last, points[-1][0]), points[-1][1])]
+        drawn.append((label.replace("_", " "), across, colour, ' stroke-dasharray="6 4"'))
+    x_scale, y_scale = _scales(drawn, last)
+    parts = [_axes(x_scale, y_scale)]
+    parts += [_curve(points, colour, dash, x_scale, y_scale) for _, points, colour, dash in drawn]
+    parts.append(_legend([(label, colour, dash) for label, _, colour, dash in drawn if label]))
+    title = html.escape(panel.title)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" aria-label="{title}" '
+        'font-size="12" fill="currentColor">'
+        f'<text x="4" y="14" font-weight="600">{title}</text>{"".join(parts)}</svg>'
+    )
+
+
+def _scales(drawn: Sequence[tuple[str, Points, str, str]], last: float) -> tuple[Scale, Scale]:
+    values = [value for _, points, _, _ in drawn for _, value in points]
+    low, high = min(values), max(values)
+    is_log = low > 0 and high / low > WIDE_RANGE
+    if is_log:
+        low, high = low / 1.15, high * 1.15
+    else:
+        room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+        low, high = (0.0 if 0 <= low < high / 2 else low - room), high + room
+    return Scale(0.0, last, LEFT, WIDTH - 12), Scale(low, high, HEIGHT - 24, TOP, is_log)
+
+
+def _axes(x_scale: Scale, y_scale: Scale) -> str:
+    parts = []
+    for tick in y_scale.ticks:
+        y = y_scale(tick)
+        parts.append(
+            f'<path d="M{LEFT} {y}H{WIDTH - 12}" stroke="currentColor" stroke-opacity=".13"/>'
+            f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end" opacity=".7">{_short(tick)}</text>'
+        )
+    for tick in x_scale.ticks:
+        parts.append(
+            f'<text x="{x_scale(tick)}" y="{HEIGHT - 6}" text-anchor="middle" opacity=".7">'
+            f"{_short(tick)}</text>"
+        )
+    return "".join(parts)
+
+
+def _curve(points: Points, colour: str, dash: str, x_scale: Scale, y_scale: Scale) -> str:
+    places = [(x_scale(step), y_scale(value)) for step, value in _thin(points)]
+    line = " ".join(f"{x},{y}" for x, y in places)
+    width = "1.3" if colour == TRAIN else "2"
+    style = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-linejoin="round"{dash}'
+    dots = ""
+    if colour == HELD_OUT and len(places) <= MOST_DOTS:
+        dots = "".join(f'<circle cx="{x}" cy="{y}" r="2.6" fill="{colour}"/>' for x, y in places)
+    return f'<polyline points="{line}" {style}/>{dots}'
+
+
+def _legend(labels: Sequence[tuple[str, str, str]]) -> str:
+    x, parts = 4.0, []
+    for label, colour, dash in labels:
+        parts.append(
+            f'<path d="M{x:.0f} 29h18" stroke="{colour}" stroke-width="2"{dash}/>'
+            f'<text x="{x + 23:.0f}" y="33">{html.escape(label)}</text>'
+        )
+        x += 40 + LETTER * len(label)
+    return "".join(parts)
+
+
+def _short(tick: float) -> str:
+    return f"{tick / 1000:g}k" if abs(tick) >= 10_000 else f"{tick:.4g}"
 
 
 def _thin(points: Points) -> Points:

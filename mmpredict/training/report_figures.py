@@ -2,7 +2,7 @@
 
 The lettering is a grey that can be read on light and on dark pages alike.
 
-Shapes: T frames, C channels (colours or ears), H W pixels, F mel bins, J spectra, R rows of a strip.
+Shapes: T frames, C channels (colours or ears), H W pixels, F mel bins, J spectra.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ def strip(rows: Mapping[str, Tensor], times_s: Sequence[float], title: str) -> n
             y, x = r * (H + GAP), t * (W + GAP)
             paper[y : y + H, x : x + W, :3] = frame
             paper[y : y + H, x : x + W, 3] = 255
-    height = (WIDTH_IN - 1.6) * paper.shape[0] / paper.shape[1]
-    figure = _figure(height + 0.55)
-    axes = figure.add_axes((1.5 / WIDTH_IN, 0.1 / (height + 0.55), 1 - 1.6 / WIDTH_IN, height / (height + 0.55)))
+    inner = (WIDTH_IN - 1.6) * paper.shape[0] / paper.shape[1]
+    height = inner + 0.55
+    figure = _figure(height)
+    axes = figure.add_axes((1.5 / WIDTH_IN, 0.1 / height, 1 - 1.6 / WIDTH_IN, inner / height))
     axes.imshow(paper, interpolation="nearest", aspect="auto")
     axes.set_yticks([r * (H + GAP) + H / 2 for r in range(len(rows))], list(rows))
     axes.set_xticks([t * (W + GAP) + W / 2 for t in range(T)], [f"{s:.2f} s" for s in times_s])
@@ -67,38 +68,49 @@ def spectrograms(
         title: written above.
     """
     ears = {1: ("mono",), 2: ("left ear", "right ear")}
-    columns = next(iter(rows.values())).shape[0]
+    C, F, J = next(iter(rows.values())).shape
     loudest = float(next(iter(rows.values())).max()) * DECIBEL
-    height = 1.25 * len(rows) + 0.85
+    gap_x, gap_y = max(1, J // 60), 2
+    tiles = np.full((len(rows) * (F + gap_y) - gap_y, C * (J + gap_x) - gap_x), np.nan, np.float32)
+    corners = [(r * (F + gap_y), c * (J + gap_x)) for r in range(len(rows)) for c in range(C)]
+    flat = [mel_FJ for mel_CFJ in rows.values() for mel_FJ in mel_CFJ.float().numpy()]
+    for (y, x), mel_FJ in zip(corners, flat, strict=True):
+        tiles[y : y + F, x : x + J] = mel_FJ[::-1] * DECIBEL
+    height = 1.2 * len(rows) + 0.75
     figure = _figure(height)
-    figure.subplots_adjust(
-        left=0.115, right=0.93, top=1 - 0.5 / height, bottom=0.42 / height, wspace=0.06, hspace=0.12
+    axes = figure.add_axes((0.17, 0.27 / height, 0.75, 1 - 0.72 / height))
+    image = axes.imshow(
+        tiles,
+        aspect="auto",
+        interpolation="nearest",
+        cmap="magma",
+        vmin=loudest - RANGE_DB,
+        vmax=loudest,
     )
-    grid = figure.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
-    for r, (label, mel_CFJ) in enumerate(rows.items()):
-        for c in range(columns):
-            axes = grid[r][c]
-            image = axes.imshow(
-                mel_CFJ[c].float().numpy() * DECIBEL,
-                origin="lower",
-                aspect="auto",
-                interpolation="nearest",
-                cmap="magma",
-                vmin=loudest - RANGE_DB,
-                vmax=loudest,
-                extent=(start_s, end_s, 0, len(mel_hz)),
-            )
-            bins = range(0, len(mel_hz), max(1, len(mel_hz) // 4))
-            axes.set_yticks([b + 0.5 for b in bins], [_hertz(mel_hz[b]) for b in bins])
-            _tidy(axes)
-            if r == 0:
-                axes.set_title(ears.get(columns, range(columns))[c], fontsize=8, color=INK)
-            if c == 0:
-                axes.set_ylabel(label, fontsize=9, color=INK)
-    for axes in grid[-1]:
-        axes.set_xlabel("seconds", fontsize=8, color=INK, labelpad=1)
-    bar = figure.colorbar(image, ax=grid, pad=0.012, aspect=40, fraction=0.02)
+    shown = range(0, F, max(1, F // 4))
+    axes.set_yticks(
+        [r * (F + gap_y) + F - 1 - b for r in range(len(rows)) for b in shown],
+        [_hertz(mel_hz[b]) for _ in rows for b in shown],
+    )
+    shares = (0.0, 0.25, 0.5, 0.75)
+    axes.set_xticks(
+        [c * (J + gap_x) + s * J for c in range(C) for s in shares],
+        [f"{start_s + s * (end_s - start_s):.2f} s" for _ in range(C) for s in shares],
+    )
+    _tidy(axes)
+    axes.spines[:].set_visible(False)
+    words = {"color": INK, "fontsize": 9, "transform": axes.transData}
+    for c in range(C):
+        x = c * (J + gap_x) + J / 2
+        axes.text(x, -1.5, ears.get(C, range(C))[c], ha="center", va="bottom", **words)
+    for r, label in enumerate(rows):
+        y = 1 - (r * (F + gap_y) + F / 2) / len(tiles)
+        where = {"ha": "right", "va": "center", "transform": axes.transAxes}
+        axes.text(-0.095, y, label.replace(" ", "\n"), color=INK, fontsize=9, **where)
+    beside = figure.add_axes((0.932, 0.27 / height, 0.012, 1 - 0.72 / height))
+    bar = figure.colorbar(image, cax=beside)
     bar.set_label("dB of full scale", fontsize=8, color=INK)
+    bar.outline.set_visible(False)
     _tidy(bar.ax)
     figure.text(0.01, 0.99, title, va="top", color=INK, fontsize=9, weight="bold")
     return _pixels(figure)

@@ -1,4 +1,4 @@
-"""The closing table. In: the dict of results.json. Out: rows of words, for the terminal and for report.html.
+"""The closing table. In: the dict of results.json. Out: rows, for the terminal and for report.html.
 
 Every measure is lower-is-better, so a model earns its place in a row only by a smaller number.
 """
@@ -59,6 +59,8 @@ def verdict(model: float | None, baseline: float | None) -> str:
     gain = (baseline - model) / baseline
     if abs(gain) < LEVEL:
         return "level with it"
+    if gain < -1:
+        return f"worse, {model / baseline:.1f} times it"
     percent = abs(gain) * 100
     shown = f"{percent:.1f}" if percent < 10 else f"{percent:.0f}"
     return f"{'better' if gain > 0 else 'worse'} by {shown} %"
@@ -104,9 +106,13 @@ def print_table(results: Mapping[str, Any], title: str) -> None:
     from rich.text import Text
 
     table = Table(
-        title=Text(title), caption=Text(caption(results)), box=box.SIMPLE_HEAD, title_justify="left"
+        title=Text(title, style="bold"),
+        caption=Text(caption(results), style="dim"),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title_justify="left",
+        caption_justify="left",
     )
-    table.caption_justify = "left"
     for head in ("stream", "measure", "model", "baseline", "", "the model is"):
         table.add_column(head, justify="right" if head in ("model", "") else "left", no_wrap=True)
     for row in table_rows(results):
@@ -133,6 +139,7 @@ def html_table(results: Mapping[str, Any]) -> str:
         lines = list(zip(row.baselines.items(), row.verdicts, strict=True)) or [(("", None), "")]
         parts.append("<tbody>")
         for i, ((name, value), said) in enumerate(lines):
+            kind = said.replace(",", "").partition(" ")[0] or "no"
             left = (
                 f"<td rowspan={span}>{html.escape(row.stream)}</td>"
                 f"<td rowspan={span}>{html.escape(row.measure)}</td>"
@@ -140,7 +147,7 @@ def html_table(results: Mapping[str, Any]) -> str:
             )
             parts.append(
                 f"<tr>{left if i == 0 else ''}<td>{html.escape(name)}</td>"
-                f"<td class=n>{number(value)}</td><td class={said.split()[0] if said else 'no'}>"
+                f"<td class=n>{number(value)}</td><td class={kind}>"
                 f"{html.escape(said)}</td></tr>"
             )
         parts.append("</tbody>")

@@ -1,7 +1,7 @@
 """What the model says, to look at and to listen to. In: held-out documents. Out: files in samples/.
 
-Frames and sounds are next-block predictions: each is made from the true past, by itself. Text is shown
-twice: the likeliest next token at every place of the true text, and what the model writes on its own.
+Frames and sounds are next-block predictions: each is made from the true past, by itself. Text is
+shown twice: the likeliest next token at every place of the true text, and what the model writes.
 
 Shapes: N documents, K blocks of a stream, P positions per block, D values, L positions of a row.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import time
 import wave
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,24 @@ LEAST_ROLLOUT_S = 0.5
 
 
 @dataclass(frozen=True)
+class Subject:
+    """Who is shown.
+
+    Args:
+        predictor: in evaluation mode, on `device`.
+        codecs: its encoders.
+        device: where it works.
+        precision: a context for calls of the predictor and nothing else: sound decoded in bfloat16
+            is noise.
+    """
+
+    predictor: Predictor
+    codecs: Codecs
+    device: torch.device | str = "cpu"
+    precision: Callable[[], AbstractContextManager] = nullcontext
+
+
+@dataclass(frozen=True)
 class Guess:
     """Blocks of one continuous stream of one document, all (K, P, D) in the stream's own units."""
 
@@ -54,7 +74,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image or a sound for other viewers: `rgb` (height, width, 3) uint8 or `sound` (S,) float32."""
+    """An image (height, width, 3) uint8 or a mono sound (S,) float32, for other viewers."""
 
     name: str
     rgb: np.ndarray | None = None
@@ -75,47 +95,55 @@ def first_documents(batch: Batch, count: int = max(STRIPS, SOUNDS, TEXTS)) -> li
     return [document for row in rows for document in row][:count]
 
 
-def draw(
-    stem: Path,
-    predictor: Predictor,
-    documents: list[Batch],
-    codecs: Codecs,
-    *,
-    device: torch.device | str,
-) -> list[Picture]:
+def draw(stem: Path, subject: Subject, documents: list[Batch]) -> list[Picture]:
     """Everything that can be shown of these documents, as files that begin with `stem`."""
-    pictures = draw_blocks(next_blocks(predictor, documents, device=device), codecs, stem)
-    if codecs.text is not None:
-        write_json(beside(stem, "text.json"), guess_text(predictor, documents, codecs, device=device))
+    pictures = draw_blocks(next_blocks(subject, documents), subject.codecs, stem)
+    if subject.codecs.text is not None:
+        write_json(beside(stem, "text.json"), guess_text(subject, documents))
     return pictures
 
 
-def next_blocks(
-    predictor: Predictor, documents: list[Batch], *, device: torch.device | str, seed: int = 0
-) -> list[dict[int, Guess]]:
-    """For each document and continuous stream: its blocks that have a predecessor, and their forecasts."""
-    batch = _side_by_side(documents).to(device)
+def next_blocks(subject: Subject, documents: list[Batch], seed: int = 0) -> list[dict[int, Guess]]:
+    """Per document and continuous stream: blocks that have a predecessor, and their forecasts."""
+    batch = _side_by_side(documents).to(subject.device)
     generator = torch.Generator(batch.doc_id.device).manual_seed(seed)
-    hidden = predictor.hidden(batch)
+    with subject.precision():
+        hidden = subject.predictor.hidden(batch)
     found: list[dict[int, Guess]] = [{} for _ in documents]
-    for spec in predictor.layout.streams:
+    for spec in subject.predictor.layout.streams:
         if spec.is_discrete or spec.modality not in batch.contents:
             continue
         row_K, end_K = _blocks(batch, spec)
-        shown_K = _shown(predictor.has_previous(batch, spec.modality), row_K, spec)
+        scored_K = subject.predictor.has_previous(batch, spec.modality)
+        shown_K = _shown(scored_K, row_K, spec)
         if not len(shown_K):
             continue
-        head, scale = predictor.heads[spec.name], predictor.embed.standardise[spec.name]
-        z = predictor.condition(batch, hidden, spec.modality)[shown_K]
-        previous = predictor.previous(batch, spec.modality)[shown_K]
-        sample = head.sample(z, previous, steps=SAMPLE_STEPS, generator=generator)[0]
-        truth = predictor.embed.values(batch, spec.modality)[shown_K]
-        made = [scale.inverse(x.float()).cpu() for x in (truth, previous, head.mean(z, previous), sample)]
+        with subject.precision():
+            made = _forecasts(subject.predictor, batch, hidden, spec, shown_K, generator)
         for n in range(len(documents)):
             mine = (row_K[shown_K] == n).cpu()
             if mine.any():
-                found[n][spec.modality] = Guess(end_K[shown_K].cpu()[mine], *(x[mine] for x in made))
+                times = end_K[shown_K].cpu()[mine]
+                found[n][spec.modality] = Guess(times, *(x[mine] for x in made))
     return found
+
+
+def _forecasts(  # noqa: PLR0913 - what one stream's forecast needs
+    predictor: Predictor,
+    batch: Batch,
+    hidden: Tensor,
+    spec: StreamSpec,
+    shown_K: Tensor,
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """Truth, previous, mean and sample of these blocks, in the stream's own units, on the host."""
+    head, scale = predictor.heads[spec.name], predictor.embed.standardise[spec.name]
+    z = predictor.condition(batch, hidden, spec.modality)[shown_K]
+    truth = predictor.embed.values(batch, spec.modality)[shown_K]
+    previous = predictor.previous(batch, spec.modality)[shown_K]
+    sample = head.sample(z, previous, steps=SAMPLE_STEPS, generator=generator)[0]
+    made = (truth, previous, head.mean(z, previous), sample)
+    return [scale.inverse(x.float()).float().cpu() for x in made]
 
 
 def _side_by_side(documents: list[Batch]) -> Batch:
@@ -131,7 +159,7 @@ def _blocks(batch: Batch, spec: StreamSpec) -> tuple[Tensor, Tensor]:
 
 
 def _shown(scored_K: Tensor, row_K: Tensor, spec: StreamSpec) -> Tensor:
-    """Indices of the blocks to look at: of frames a few per document, evenly spread; of sound all."""
+    """Indices of the blocks to look at: a few frames per document, evenly spread; all sound."""
     kept = []
     for row in row_K.unique().tolist():
         index = (scored_K & (row_K == row)).nonzero()[:, 0]
@@ -142,7 +170,7 @@ def _shown(scored_K: Tensor, row_K: Tensor, spec: StreamSpec) -> Tensor:
 
 
 def draw_blocks(guesses: list[dict[int, Guess]], codecs: Codecs, stem: Path) -> list[Picture]:
-    """Strips, spectrograms and sounds as files `<stem>-frames-1.png`, `<stem>-sound-1.png` and .wav."""
+    """Strips, spectrograms and sounds as `<stem>-frames-1.png`, `-sound-1.png` and .wav."""
     pictures = []
     frames = [g[Modality.VIDEO] for g in guesses if Modality.VIDEO in g]
     for n, guess in enumerate(frames[:STRIPS], start=1):
@@ -223,35 +251,43 @@ def beside(stem: Path, ending: str) -> Path:
     return stem.with_name(f"{stem.name}-{ending}")
 
 
-def guess_text(
-    predictor: Predictor, documents: list[Batch], codecs: Codecs, *, device: torch.device | str
-) -> list[dict[str, Any]]:
-    """Per document with text: the true text, and [token, likeliest token, chance of the true one]."""
-    documents = [d for d in documents if Modality.TEXT in d.contents][:TEXTS]
+def guess_text(subject: Subject, documents: list[Batch]) -> list[dict[str, Any]]:
+    """Per document with text: the true text, and [token, likeliest token, chance of the true]."""
+    documents = _with_text(documents)
     if not documents:
         return []
-    batch = _side_by_side(documents).to(device)
-    spec = predictor.layout[Modality.TEXT]
-    chance_KV = _logits(predictor, batch, spec).softmax(dim=-1).cpu()
-    row_K, ids_K = _blocks(batch, spec)[0].cpu(), batch.contents[Modality.TEXT].cpu()
+    batch = _side_by_side(documents).to(subject.device)
+    chance_KV = _logits(subject, batch).softmax(dim=-1).cpu()
+    row_K = _blocks(batch, _text_spec(subject))[0].cpu()
+    ids_K = batch.contents[Modality.TEXT].cpu()
     true_K = chance_KV.gather(1, ids_K[:, None])[:, 0]
     best_K = chance_KV.argmax(dim=1)
     shown = []
     for n in range(len(documents)):
         mine = row_K == n
-        triples = zip(ids_K[mine].tolist(), best_K[mine].tolist(), true_K[mine].tolist(), strict=True)
-        shown.append(
-            {
-                "truth": _words(codecs, ids_K[mine].tolist()),
-                "tokens": [[_words(codecs, [i]), _words(codecs, [b]), p] for i, b, p in triples],
-            }
-        )
+        ids, best, chance = (x[mine].tolist() for x in (ids_K, best_K, true_K))
+        words = [
+            [_words(subject.codecs, [i]), _words(subject.codecs, [b]), round(p, 4)]
+            for i, b, p in zip(ids, best, chance, strict=True)
+        ]
+        shown.append({"truth": _words(subject.codecs, ids), "tokens": words})
     return shown
 
 
-def _logits(predictor: Predictor, batch: Batch, spec: StreamSpec) -> Tensor:
-    z_KZ = predictor.condition(batch, predictor.hidden(batch), spec.modality)[:, 0]
-    return predictor.heads[spec.name].logits(z_KZ)
+def _with_text(documents: list[Batch]) -> list[Batch]:
+    return [d for d in documents if Modality.TEXT in d.contents][:TEXTS]
+
+
+def _text_spec(subject: Subject) -> StreamSpec:
+    return subject.predictor.layout[Modality.TEXT]
+
+
+def _logits(subject: Subject, batch: Batch) -> Tensor:
+    spec = _text_spec(subject)
+    with subject.precision():
+        hidden = subject.predictor.hidden(batch)
+        z_KZ = subject.predictor.condition(batch, hidden, spec.modality)[:, 0]
+        return subject.predictor.heads[spec.name].logits(z_KZ).float()
 
 
 def _words(codecs: Codecs, ids: list[int]) -> str:
@@ -265,54 +301,44 @@ def _words(codecs: Codecs, ids: list[int]) -> str:
     return "\n".join(codecs.text.text_of(piece) for piece in pieces)
 
 
-def add_written_text(
-    stem: Path,
-    predictor: Predictor,
-    documents: list[Batch],
-    codecs: Codecs,
-    *,
-    device: torch.device | str,
-) -> None:
+def add_written_text(stem: Path, subject: Subject, documents: list[Batch]) -> None:
     """Add what the model writes by itself to the file of `draw`."""
-    if codecs.text is None:
+    if subject.codecs.text is None:
         return
     path = beside(stem, "text.json")
     shown = json.loads(path.read_text(encoding="utf-8"))
-    written = write_text(predictor, documents, codecs, device=device)
+    written = write_text(subject, documents)
     write_json(path, [old | new for old, new in zip(shown, written, strict=True)])
 
 
-def write_text(
-    predictor: Predictor, documents: list[Batch], codecs: Codecs, *, device: torch.device | str
-) -> list[dict[str, str]]:
-    """Per document with text: what the model writes (likeliest tokens), at the times of the true tokens.
+def write_text(subject: Subject, documents: list[Batch]) -> list[dict[str, str]]:
+    """Per document with text: what the model writes, token by token at the times of the true ones.
 
-    It hears and sees the true clip up to each token. Where there is nothing but text, the first half of
-    the true text is given.
+    It takes the likeliest token, and hears and sees the true clip up to there. Where there is nothing
+    but text, the first half of the true text is given.
     """
-    documents = [d for d in documents if Modality.TEXT in d.contents][:TEXTS]
+    documents = _with_text(documents)
     if not documents:
         return []
-    spec = predictor.layout[Modality.TEXT]
     batch = _side_by_side(documents)
-    row_K = _blocks(batch, spec)[0]
+    row_K = _blocks(batch, _text_spec(subject))[0]
     ids_K = batch.contents[Modality.TEXT].clone()
-    places = [(row_K == n).nonzero()[:, 0] for n in range(len(documents))]
-    given = [len(p) // 2 if set(d.contents) == {Modality.TEXT} else 0 for p, d in zip(places, documents, strict=True)]
-    batch, stop = batch.to(device), time.monotonic() + WRITING_S
+    places = [(row_K == n).nonzero()[:, 0].tolist() for n in range(len(documents))]
+    given = [len(p) // 2 * (len(d.contents) == 1) for p, d in zip(places, documents, strict=True)]
+    batch, stop = batch.to(subject.device), time.monotonic() + WRITING_S
     done = 0
     while done < WRITTEN_TOKENS and time.monotonic() < stop:
-        here = [int(p[g + done]) for p, g in zip(places, given, strict=True) if g + done < len(p)]
+        here = [p[g + done] for p, g in zip(places, given, strict=True) if g + done < len(p)]
         if not here:
             break
-        contents = {**batch.contents, int(Modality.TEXT): ids_K.to(device)}
-        logits_KV = _logits(predictor, replace(batch, contents=contents), spec)
+        contents = {**batch.contents, int(Modality.TEXT): ids_K.to(subject.device)}
+        logits_KV = _logits(subject, replace(batch, contents=contents))
         ids_K[here] = logits_KV[here].argmax(dim=-1).cpu()
         done += 1
     return [
         {
-            "given": _words(codecs, ids_K[p[:g]].tolist()),
-            "written": _words(codecs, ids_K[p[g : g + done]].tolist()),
+            "given": _words(subject.codecs, ids_K[p[:g]].tolist()),
+            "written": _words(subject.codecs, ids_K[p[g : g + done]].tolist()),
         }
         for p, g in zip(places, given, strict=True)
     ]
@@ -322,17 +348,11 @@ def write_json(path: Path, content: list[Any] | dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def roll_on(
-    stem: Path,
-    predictor: Predictor,
-    documents: list[Batch],
-    codecs: Codecs,
-    *,
-    context_length: int,
-) -> None:
+def roll_on(stem: Path, subject: Subject, documents: list[Batch], *, context_length: int) -> None:
     """Let the model go on from the first half of a document with frames, or else sound."""
     from mmpredict.generate import rollout, write_rollout
 
+    predictor, codecs = subject.predictor, subject.codecs
     document = max(documents, key=_worth_showing)
     prompt = first_blocks(document, max(1, int(document.modality.shape[1] * PROMPT_SHARE)))
     start_s, end_s = (float(d.end_s.nan_to_num().max()) for d in (prompt, document))

@@ -156,7 +156,7 @@ def test_video_to_text(all_three):
     result = rollout(*all_three, prompt, seconds=1.0, streams={"text"}, max_tokens=20)
     (tokens,) = result.tokens
     assert tokens.modality == Modality.TEXT and 1 <= len(tokens.contents) <= 20
-    assert (tokens.end_s == 0.875).all()
+    assert (tokens.end_s == 1.0).all()
     assert result.clip.frames_TCHW is prompt.frames_TCHW and result.clip.waveform_CS is None
 
 

@@ -1,7 +1,7 @@
-"""The past does not see the future: gradients of what is said of block b, exactly 0 from block b on.
+"""The past does not see the future: gradients of what is said of block b are 0 from block b on.
 
-The derivative is taken with respect to the trunk's input at every position, for every block, every kind of
-statement (condition, mean, denoised block, logits, next stream), every mix of streams and packed rows.
+Exactly 0: with respect to the trunk's input at every position, for every block, every kind of
+statement (condition, mean, denoised block, logits, next stream), every mix of streams, packed rows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def statements(model: Predictor, batch: Batch) -> Iterator[tuple[str, int, int, 
     said = model(batch, generator(0))
     for modality, stream in said.streams.items():
         z = model.condition(batch, hidden, modality)
-        for i, (row, block) in enumerate(zip(*map(Tensor.tolist, blocks_of(batch, modality)), strict=True)):
+        for i, (row, block) in enumerate(
+            zip(*map(Tensor.tolist, blocks_of(batch, modality)), strict=True)
+        ):
             name = LAYOUT[modality].name
             yield f"{name} z", row, block, z[i]
             if isinstance(stream, IdsPrediction):
@@ -59,7 +61,12 @@ def statements(model: Predictor, batch: Batch) -> Iterator[tuple[str, int, int, 
         new_block = batch.block_id[:, 1:] != batch.block_id[:, :-1]
         rows, before = (same_doc & new_block & (batch.doc_id[:, 1:] > 0)).nonzero(as_tuple=True)
         for i, (row, at) in enumerate(zip(rows.tolist(), before.tolist(), strict=True)):
-            yield "next stream", row, int(batch.block_id[row, at + 1]), said.next_stream.logits_MV[i]
+            yield (
+                "next stream",
+                row,
+                int(batch.block_id[row, at + 1]),
+                said.next_stream.logits_MV[i],
+            )
 
 
 def allowed(batch: Batch, row: int, block: int) -> Tensor:

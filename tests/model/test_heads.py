@@ -1,4 +1,4 @@
-"""Laws of the heads: a flow head is born as the exact posterior, samples what it should, and learns."""
+"""Laws of the heads: a flow head is born as the exact posterior, samples rightly, and learns."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_flow_does_not_pull_the_mean_along(spec: StreamSpec):
 
 
 def test_two_possible_futures_are_learned_as_two_and_whole():
-    """Blocks are all +1 or all -1: samples must choose a side, and in all positions the same one."""
+    """Blocks are all +1 or all -1: samples must choose a side, the same in all positions."""
     head = new_head(FRAME, draws=2)
     z, previous = torch.zeros(48, 6, 16), torch.zeros(48, 6, 4)
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)

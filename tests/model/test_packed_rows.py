@@ -1,4 +1,4 @@
-"""A document says the same wherever it stands: alone, packed, batched, padded; and only what counts, counts."""
+"""A document says the same alone, packed, batched and padded; and only what counts, counts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def without_noise(said: Prediction) -> dict[str, Tensor]:
     """What is said, but for the flow heads' random draws."""
     tensors = {}
     for modality, stream in said.streams.items():
-        named = "logits_MV targets_M" if isinstance(stream, IdsPrediction) else "mean_MPD targets_MPD"
+        named = (
+            "logits_MV targets_M" if isinstance(stream, IdsPrediction) else "mean_MPD targets_MPD"
+        )
         for name in named.split():
             tensors[f"{LAYOUT[modality].name} {name}"] = getattr(stream, name)
     if said.next_stream is not None:
@@ -49,7 +51,9 @@ def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def assert_close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     for name in a:
-        torch.testing.assert_close(a[name], b[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            a[name], b[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def summed_loss(said: Prediction) -> Tensor:
@@ -115,7 +119,10 @@ def test_a_row_of_padding_alone_is_harmless():
     with torch.no_grad():
         said = model(pack([[doc], []], 40), generator(0))
     assert_close(without_noise(said), without_noise(model(doc)))
-    assert all(p.isfinite().all() for p in gradients(model, next_loss(model(doc), LAYOUT, LossWeights()).total))
+    assert all(
+        p.isfinite().all()
+        for p in gradients(model, next_loss(model(doc), LAYOUT, LossWeights()).total)
+    )
 
 
 def test_same_seed_same_prediction():
@@ -196,7 +203,10 @@ def test_statements_have_the_shapes_of_the_contract():
         stream, spec = said.streams[modality], LAYOUT[modality]
         shape = (M[modality], spec.positions_per_block, spec.width)
         assert stream.mean_MPD.shape == stream.targets_MPD.shape == shape
-        assert stream.denoised_RMPD.shape == (2, *shape) and stream.level_RM.shape == (2, M[modality])
+        assert stream.denoised_RMPD.shape == (2, *shape) and stream.level_RM.shape == (
+            2,
+            M[modality],
+        )
         assert bool(((stream.level_RM > 0) & (stream.level_RM < 1)).all())
     documents = sum(int(doc.max()) for doc in batch.doc_id)
     assert said.next_stream.logits_MV.shape == (sum(M.values()) - documents, 3)

@@ -1,4 +1,4 @@
-"""Laws of the trunk's parts: rotations, grouped queries, masks, standardising, and the predictor's options."""
+"""Laws of the trunk's parts: rotations, grouped queries, masks, standardising, options."""
 
 from __future__ import annotations
 
@@ -110,9 +110,7 @@ def test_grouped_queries_are_repeated_keys_and_values(qk_norm: bool):
     batch = packed_rows()
     x = torch.randn(*batch.modality.shape, 32, generator=generator(0))
     mask, table = attention_mask(batch), rotary_table(batch.positions, 8)
-    torch.testing.assert_close(
-        grouped(x, mask, table), full(x, mask, table), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(grouped(x, mask, table), full(x, mask, table), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"num_kv_heads": 1}, {"qk_norm": False}, {"hidden": 48}])
@@ -183,7 +181,9 @@ def test_previous_blocks_are_those_of_the_own_document():
         where = {(int(r), int(c)): i for i, (r, c) in enumerate(zip(rows, columns, strict=True))}
         for i, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
             source = int(batch.prev_same[row, column])
-            expected = flat_values[where[row, source]] if source >= 0 else torch.zeros_like(flat_values[0])
+            expected = (
+                flat_values[where[row, source]] if source >= 0 else torch.zeros_like(flat_values[0])
+            )
             assert torch.equal(flat_previous[i], expected)
 
 

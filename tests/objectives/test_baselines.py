@@ -119,7 +119,9 @@ def test_bigrams_win_where_the_past_matters_and_only_there():
 
 
 def test_the_word_before_is_that_of_the_own_document():
-    batch = pack([[document(seed=1), document({TEXT}, seed=2)], [document({VIDEO, TEXT}, seed=3)]], 80)
+    batch = pack(
+        [[document(seed=1), document({TEXT}, seed=2)], [document({VIDEO, TEXT}, seed=3)]], 80
+    )
     expected: list[int] = []
     for row in unpack(batch):
         for doc in row:

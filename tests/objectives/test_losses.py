@@ -18,7 +18,9 @@ PLAIN = LossWeights()
 
 def words(count: int = 6, seed: int = 0) -> IdsPrediction:
     g = generator(seed)
-    return IdsPrediction(torch.randn(count, 11, generator=g), torch.randint(11, (count,), generator=g))
+    return IdsPrediction(
+        torch.randn(count, 11, generator=g), torch.randint(11, (count,), generator=g)
+    )
 
 
 def frames(blocks: int = 3, seed: int = 1, flow: bool = True) -> ValuesPrediction:

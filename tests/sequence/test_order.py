@@ -1,4 +1,4 @@
-"""Laws of the row: nothing is lost, blocks stand in the order of their ends, and a prefix stays the same."""
+"""Laws of the row: nothing is lost, blocks stand by their ends, a prefix stays the same."""
 
 from __future__ import annotations
 
@@ -213,7 +213,9 @@ def test_blocks_of_agrees_with_the_row():
 
 def test_broken_streams_are_refused_with_their_numbers():
     frames = video_tokens(3)
-    with pytest.raises(ValueError, match=r"video blocks have shape \(6, 5\), the layout says \(6, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"video blocks have shape \(6, 5\), the layout says \(6, 4\)"
+    ):
         interleave([replace(frames, contents=torch.zeros(3, 6, 5))], LAYOUT)
     with pytest.raises(ValueError, match="runs back in time: 0.250 s is followed by 0.125 s"):
         interleave([replace(frames, end_s=torch.tensor([0.0, 0.25, 0.125]).double())], LAYOUT)

@@ -70,8 +70,12 @@ def test_a_packed_row_is_numbered_and_padded():
     for b in range(batch.num_rows):
         real = batch.doc_id[b] > 0
         assert bool((batch.block_id[b][real].diff() >= 0).all())
-        assert batch.block_id[b][real].unique().tolist() == list(range(int(batch.block_id[b].max()) + 1))
-        assert batch.doc_id[b][real].unique().tolist() == list(range(1, int(batch.doc_id[b].max()) + 1))
+        assert batch.block_id[b][real].unique().tolist() == list(
+            range(int(batch.block_id[b].max()) + 1)
+        )
+        assert batch.doc_id[b][real].unique().tolist() == list(
+            range(1, int(batch.doc_id[b].max()) + 1)
+        )
     for modality, contents in batch.contents.items():
         assert len(contents) == int((batch.modality == modality).sum())
 
@@ -147,5 +151,7 @@ def test_too_long_is_refused_with_both_numbers():
     length = document().modality.shape[1]
     with pytest.raises(ValueError, match=f"has {length} positions, data.context_length is 20"):
         BestFit(20).add(document())
-    with pytest.raises(ValueError, match=f"row 0 needs {2 * length} positions, it has {length + 3}"):
+    with pytest.raises(
+        ValueError, match=f"row 0 needs {2 * length} positions, it has {length + 3}"
+    ):
         pack([[document(), document()]], length + 3)

@@ -1,4 +1,4 @@
-"""Sound and log-mel chunks: the way back is close in time, ear and level, and no chunk hears the future."""
+"""Sound and log-mel chunks: the way back keeps time, ear and level; no chunk hears the future."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def beeps(channels: int, seconds: float = 1.2) -> Tensor:
 
 
 def round_trip_error(codec: MelChunks, waveform: Tensor, back: Tensor) -> float:
-    """Mean difference of the log-mels, in nats, where there is sound (within 40 dB of the loudest)."""
+    """Mean difference of the log-mels, in nats, within 40 dB of the loudest."""
     before, after = codec.log_mel(waveform), codec.log_mel(back)
     loud = before > before.max() - 9.2
     return float((before - after)[loud].abs().mean())
@@ -62,7 +62,11 @@ def test_round_trip_is_close_and_a_broken_one_is_not(codec: MelChunks):
 def test_chunks_have_their_shape_times_and_type(codec: MelChunks):
     tokens = codec.encode(clip_of(beeps(codec.channels, 1.0)[:, :-1], start_s=0.5))
     assert tokens.modality == Modality.AUDIO and tokens.contents.dtype == torch.float16
-    assert tokens.contents.shape == (24, 1, codec.spec.width)  # what is shorter than a chunk is left
+    assert tokens.contents.shape == (
+        24,
+        1,
+        codec.spec.width,
+    )  # what is shorter than a chunk is left
     assert torch.allclose(tokens.end_s, 0.5 + 0.04 * torch.arange(1, 25).double(), atol=1e-9)
     assert codec.groups_D.shape == (codec.spec.width,) and codec.spec.period_s == 0.04
 
@@ -131,7 +135,9 @@ def test_sound_that_starts_anywhere_keeps_its_chunks_and_its_start(start_s: floa
 def test_missing_chunks_become_silence():
     tokens = MONO.encode(clip_of(0.3 * torch.randn(1, 3200, generator=generator(2))))
     keep = torch.tensor([0, 1, 2, 7, 8, 9])
-    back = MONO.decode(Tokens(Modality.AUDIO, tokens.contents[keep], tokens.end_s[keep])).waveform_CS
+    back = MONO.decode(
+        Tokens(Modality.AUDIO, tokens.contents[keep], tokens.end_s[keep])
+    ).waveform_CS
     level = back.unflatten(1, (10, -1)).square().mean(-1).sqrt()[0]
     assert back.shape == (1, 3200)
     assert float(level[4:6].max()) < 0.02 * float(level[:2].min())

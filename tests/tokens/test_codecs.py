@@ -1,4 +1,4 @@
-"""The encoders together: a clip there and back, any stream missing, and plain types for the checkpoint."""
+"""The encoders together: a clip there and back, streams missing, and plain types to keep."""
 
 from __future__ import annotations
 

