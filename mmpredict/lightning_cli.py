@@ -255,7 +255,7 @@ def run(command: Command) -> int:
     """Run a checked command; the exit code."""
     quiet()
     trust(command.trusted)
-    # On a CPU without bf16 units this still computes in fp32, by a faster library: 1.6 times the step.
+    # On a CPU without AMX this still computes in fp32, by a faster library: 1.6 times the step.
     torch.set_float32_matmul_precision("medium")
     first_batch = FirstBatch()
     try:

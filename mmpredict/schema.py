@@ -1,12 +1,14 @@
 """The contract between the rooms. What flows: Clip -> Tokens -> Batch -> Prediction, and back.
 
-Shapes used everywhere (capital suffix = logical dimension; a file adds letters of its own in its head):
+Shapes used everywhere (capital suffix = logical dimension; files add letters in their heads):
     B rows of a batch    L positions of a row    D values per position (or model width, where said)
     T frames             C channels              H W pixels      S samples of a waveform
-    K blocks of a stream M predicted blocks      P positions per block    V vocabulary    R random draws
+    K blocks of a stream M predicted blocks      P positions per block
+    V vocabulary         R random draws
 
-Words: a *block* is one thing (a text token, an audio chunk, a frame); it takes 1 or more *positions* of a
-row. Times are seconds on one clock per document. Masks are True where something takes part.
+Words: a *block* is one thing (a text token, an audio chunk, a frame); it takes 1 or more
+*positions* of a row. Times are seconds on one clock per document. Masks are True where something
+takes part.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ TICK_S = 0.04  # one step of the time axis: the length of a default audio chunk 
 
 
 class Modality(IntEnum):
-    """The built-in streams. The numbers are also the order of blocks that end at the same time, so a
-    sound never follows the frame that shows its cause. Numbers from 3 up are free for other streams."""
+    """The built-in streams; numbers from 3 up are free for others.
+
+    The numbers are also the order of blocks that end at the same time, so that a sound never
+    follows the frame that shows its cause.
+    """
 
     AUDIO = 0
     VIDEO = 1
@@ -31,7 +36,7 @@ class Modality(IntEnum):
 
 
 class UserError(ValueError):
-    """A mistake that shows only while data are being read; its message is printed whole, exit code 2."""
+    """A mistake that shows only while data are being read: printed whole, exit code 2."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,18 @@ class TextPiece:
 
     def __post_init__(self) -> None:
         if (self.start_s is None) != (self.end_s is None):
-            raise ValueError(f"text {self.text[:40]!r} has only one of start_s and end_s; give both or none")
+            raise ValueError(
+                f"text {self.text[:40]!r} has only one of start_s and end_s; give both or none"
+            )
         if self.start_s is not None and self.end_s < self.start_s:
-            raise ValueError(f"text {self.text[:40]!r} ends at {self.end_s} s before its start {self.start_s} s")
+            raise ValueError(
+                f"text {self.text[:40]!r} ends at {self.end_s} s before its start {self.start_s} s"
+            )
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What was recorded, on one clock in seconds from the start of the file. Any stream may be missing.
+    """What was recorded, on one clock in seconds from the file's start. Any stream may be missing.
 
     Args:
         frames_TCHW: uint8 RGB frames, or None.
@@ -76,16 +85,22 @@ class Clip:
     def __post_init__(self) -> None:
         if self.frames_TCHW is not None:
             if self.frames_TCHW.dtype != torch.uint8 or self.frames_TCHW.ndim != 4:
-                raise ValueError(f"{self.name}: frames are {self.frames_TCHW.dtype} {tuple(self.frames_TCHW.shape)}, not uint8 (T, C, H, W)")
+                got = f"{self.frames_TCHW.dtype} {tuple(self.frames_TCHW.shape)}"
+                raise ValueError(f"{self.name}: frames are {got}, not uint8 (T, C, H, W)")
             if self.times_s is None or len(self.times_s) != len(self.frames_TCHW):
-                raise ValueError(f"{self.name}: {len(self.frames_TCHW)} frames need as many times_s, got {None if self.times_s is None else len(self.times_s)}")
+                got = None if self.times_s is None else len(self.times_s)
+                raise ValueError(
+                    f"{self.name}: {len(self.frames_TCHW)} frames need as many times_s, got {got}"
+                )
         if self.waveform_CS is not None and (self.waveform_CS.ndim != 2 or not self.sample_rate):
-            raise ValueError(f"{self.name}: a waveform is (C, S) with a sample_rate, got {tuple(self.waveform_CS.shape)} at {self.sample_rate} Hz")
+            got = f"{tuple(self.waveform_CS.shape)} at {self.sample_rate} Hz"
+            raise ValueError(f"{self.name}: a waveform is (C, S) with a sample_rate, got {got}")
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """What the model and the rollout must know of a stream; made by its encoder, kept in the checkpoint.
+    """What the model and the rollout must know of a stream; made by its encoder, kept in the
+    checkpoint.
 
     Args:
         modality: number of the stream (`Modality`, or 3 and up).
@@ -122,7 +137,9 @@ class Layout:
     def __post_init__(self) -> None:
         numbers = [spec.modality for spec in self.streams]
         if not numbers or numbers != sorted(set(numbers)):
-            raise ValueError(f"a layout needs one or more streams with rising, different numbers; got {numbers}")
+            raise ValueError(
+                f"a layout needs one or more streams with rising, different numbers; got {numbers}"
+            )
 
     def __getitem__(self, modality: int) -> StreamSpec:
         for spec in self.streams:
@@ -141,7 +158,8 @@ class Tokens:
 
     Args:
         modality: number of the stream.
-        contents: (K,) int64 ids of a discrete stream, or (K, P, D) values (uint8 patches, float16 mels).
+        contents: (K,) int64 ids of a discrete stream, or (K, P, D) values (uint8 patches, float16
+            mels).
         end_s: (K,) float64, when each block ends; NaN where it has no time.
     """
 
@@ -166,12 +184,14 @@ class Batch:
         modality: (B, L) int64, number of the stream of each position; -1 in padding.
         block_id: (B, L) int64, rises by one per block within a row.
         doc_id: (B, L) int64, from 1 up within a row.
-        positions: (B, L, 3) float32: seconds, patch row, patch column (the latter two centred on 0).
+        positions: (B, L, 3) float32: seconds, patch row, patch column (the latter two centred on
+            0).
         end_s: (B, L) float64: when the block ends on its document's clock; NaN if untimed.
         prev_same: (B, L) int64: the same slot of the previous block of the own stream; -1 if none.
         prev_any: (B, L) int64: the last position before this block, any stream; -1 if none.
         loss_mask: (B, L) bool: True counts in the loss.
-        contents: per modality (N,) ids or (N, D) values of all its positions, row by row in their order.
+        contents: per modality (N,) ids or (N, D) values of all its positions, row by row in their
+            order.
     """
 
     modality: Tensor
@@ -195,7 +215,9 @@ class Batch:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Apply `function` to every tensor."""
-        tensors = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "contents"}
+        tensors = {
+            f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "contents"
+        }
         return replace(self, contents={m: function(x) for m, x in self.contents.items()}, **tensors)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -210,7 +232,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class IdsPrediction:
-    """What was said of the counted blocks of a discrete stream: logits (M, V) against targets (M,)."""
+    """What was said of the counted blocks of a discrete stream: logits (M, V) against targets
+    (M,).
+    """
 
     logits_MV: Tensor
     targets_M: Tensor
@@ -223,7 +247,8 @@ class ValuesPrediction:
     Args:
         mean_MPD: the regression of the block from what came before it.
         targets_MPD: the block.
-        denoised_RMPD: what the flow head makes of the block blended with noise; None without a flow head.
+        denoised_RMPD: what the flow head makes of the block blended with noise; None without a
+            flow head.
         level_RM: share of signal in that blend, 0 (noise) to 1 (signal).
     """
 
@@ -239,7 +264,8 @@ class Prediction:
 
     Args:
         streams: per modality; a stream with no counted block in the batch is absent.
-        next_stream: logits over the layout's streams at the end of every block that a counted one follows.
+        next_stream: logits over the layout's streams at the end of every block that a counted one
+            follows.
     """
 
     streams: Mapping[int, IdsPrediction | ValuesPrediction]

@@ -3,9 +3,8 @@
 In: time stamps as containers carry them. Out: seconds and sample indices on the file's own clock.
 
 The clock of a file: t = 0 is the earliest start among its video and sound streams, each by its own
-    time
-base; a start before zero counts as zero, for what lies there is codec priming that players do not
-show.
+time base; a start before zero counts as zero, for what lies there is codec priming that players do
+not show.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 In: a path. Out: an open PyAV container with the two streams we read, or a MediaInfo.
 
 Only regular local files are read, through a file object, in formats from a list, and anything a
-file
-refers to is refused: playlists (m3u8, ffconcat) and URLs can neither name other files nor reach a
-    network.
+file refers to is refused: playlists (m3u8, ffconcat) and URLs can neither name other files nor
+reach a network.
 """
 
 from __future__ import annotations
@@ -218,8 +217,7 @@ def probe(path: str | PathLike[str], limits: Limits | None = None) -> MediaInfo:
     """What a file claims to hold.
 
     From the header alone, save two things a header may lack: the rotation comes from the first
-        frame,
-    and a missing duration from the stamps of all packets.
+    frame, and a missing duration from the stamps of all packets.
     """
     with open_source(path, limits or Limits()) as source:
         video, audio = source.video, source.audio

@@ -70,32 +70,29 @@ def read_clip(  # noqa: PLR0913 - the front door of the room; every argument is 
     """Decode a span of a file.
 
     The clock: t = 0 is the earliest start among the file's video and sound streams, each by its own
-        time
-    base and start time; a start before zero (codec priming) counts as zero. `start_s` is on this
-    clock; the clip's own times count from `start_s`.
+    time base and start time; a start before zero (codec priming) counts as zero. `start_s` is on
+    this clock; the clip's own times count from `start_s`.
 
     Frames: with `fps`, one frame for each time k / fps in [0, duration): the one on show, that is
-        the last
-    whose stamp is not later. Before the first frame nothing is on show and the clip has no frame,
-    except that a first frame less than half a step late stands in. After the last one has been
-    shown for its duration there are no more. Without `fps`, every frame whose stamp lies in the
-    span, with its time.
-    Windows tile: frames and samples of [a, b) and [b, c) together are those of [a, c).
+    the last whose stamp is not later. Before the first frame nothing is on show and the clip has no
+    frame, except that a first frame less than half a step late stands in. After the last one has
+    been shown for its duration there are no more. Without `fps`, every frame whose stamp lies in
+    the span, with its time. Windows tile: frames and samples of [a, b) and [b, c) together are
+    those of [a, c).
 
     Sound: if the file has a sound stream, the waveform starts at 0 and covers the whole span; where
-        the
-    file has no sound (a late start, an early end, missing packets) it is silent, and where packets
-    overlap the later one is cut, so that index / sample_rate is the time. `start_s` counts as the
-    nearest sample. After a seek samples are exact where the container's stamps are (mp4) or packets
-    have a constant size (nearly all); otherwise to one unit of the container's time base, 1 ms.
+    the file has no sound (a late start, an early end, missing packets) it is silent, and where
+    packets overlap the later one is cut, so that index / sample_rate is the time. `start_s` counts
+    as the nearest sample. After a seek samples are exact where the container's stamps are (mp4) or
+    packets have a constant size (nearly all); otherwise to one unit of the container's time base, 1
+    ms.
 
     The span ends at `duration_s` or where the file does, whichever comes first; the file ends with
     the later of its decoded streams.
 
     Damage is an error: a packet that does not decode, or a frame that its decoder marks as damaged,
-        raises,
-    naming the time, although what came before it could be shown. A file that is merely shorter than
-    its header claims is read as far as it goes, with a notice.
+    raises, naming the time, although what came before it could be shown. A file that is merely
+    shorter than its header claims is read as far as it goes, with a notice.
 
     Args:
         path: a local file; URLs and playlists are refused.

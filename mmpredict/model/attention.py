@@ -1,6 +1,7 @@
 """Attention over packed rows: who may look at whom, rotary positions on three axes, and the layer.
 
-Shapes: B rows, L positions, H query heads, G key/value heads, E values per head, 3 axes (seconds, row, column).
+Shapes: B rows, L positions, H query heads, G key/value heads, E values per head, 3 axes (seconds,
+    row, column).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from mmpredict.schema import TICK_S, Batch
 
 ROTARY_BASE = 10_000.0
 QUERY_CHUNK = 96  # queries per step on a CPU
-AXIS_OF_PAIR = (0, 1, 0, 2)  # half of the frequencies turn with time, a quarter each with row and column
+# Half of the frequencies turn with time, a quarter each with row and column.
+AXIS_OF_PAIR = (0, 1, 0, 2)
 
 
 def attention_mask(batch: Batch) -> Tensor:
@@ -40,7 +42,8 @@ class Span:
 def attention_spans(mask_B1LL: Tensor) -> list[Span]:
     """The mask cut into chunks of queries, each with only the keys that some row's query sees.
 
-    On a CPU this beats the fused kernel, whose backward does not skip what the mask hides: measured 26
+    On a CPU this beats the fused kernel, whose backward does not skip what the mask hides:
+        measured 26
     against 61 CPU-ms forward and backward at B=16, L=351, 4 heads of 32, bf16 (docs/LOG.md).
     """
     L = mask_B1LL.shape[-1]
@@ -73,7 +76,9 @@ def attend(q_BHLE: Tensor, k_BGLE: Tensor, v_BGLE: Tensor, mask: Mask) -> Tensor
             q_BHLE, k_BGLE, v_BGLE, attn_mask=mask, enable_gqa=grouped
         )
     if grouped:
-        k_BGLE, v_BGLE = (x.repeat_interleave(q_BHLE.shape[1] // x.shape[1], 1) for x in (k_BGLE, v_BGLE))
+        k_BGLE, v_BGLE = (
+            x.repeat_interleave(q_BHLE.shape[1] // x.shape[1], 1) for x in (k_BGLE, v_BGLE)
+        )
     q_BHLE = q_BHLE * q_BHLE.shape[-1] ** -0.5
     if small:
         return (q_BHLE @ k_BGLE.transpose(-1, -2)).softmax(-1) @ v_BGLE
@@ -88,8 +93,8 @@ def attend(q_BHLE: Tensor, k_BGLE: Tensor, v_BGLE: Tensor, mask: Mask) -> Tensor
 def rotary_table(positions_BL3: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines (B, 1, L, E/2) for `rotate`.
 
-    Seconds become ticks; the three axes are interleaved over the frequencies, so that each of them has
-    fast and slow ones (the layout that Qwen-VL models call interleaved M-RoPE).
+    Seconds become ticks; the three axes are interleaved over the frequencies, so that each of them
+    has fast and slow ones (the layout that Qwen-VL models call interleaved M-RoPE).
     """
     pairs = torch.arange(head_dim // 2, device=positions_BL3.device)
     frequency = ROTARY_BASE ** (-pairs.float() / (head_dim // 2))
@@ -100,7 +105,9 @@ def rotary_table(positions_BL3: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x_BHLE: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (first half, second half) of a head by its position's angle (Su et al. 2021)."""
+    """Turn each pair (first half, second half) of a head by its position's angle (Su et al.
+    2021).
+    """
     cos, sin = (t.to(x_BHLE.dtype) for t in table)
     a, b = x_BHLE.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
@@ -157,7 +164,9 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """One pre-norm layer: x += attention(norm x); x += feed-forward(norm x)."""
 
-    def __init__(self, dim: int, num_heads: int, num_kv_heads: int, hidden: int, qk_norm: bool) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, num_kv_heads: int, hidden: int, qk_norm: bool
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(dim)
         self.attention = Attention(dim, num_heads, num_kv_heads, qk_norm)

@@ -30,7 +30,8 @@ class Standardise(nn.Module):
 
 
 class Embed(nn.Module):
-    """Contents plus a vector for the stream they belong to; time and place come in as rotations later.
+    """Contents plus a vector for the stream they belong to; time and place come in as rotations
+    later.
 
     Args:
         layout: the streams.

@@ -1,4 +1,5 @@
-"""The way out: what is said of the next block of a stream, from the condition z of each of its positions.
+"""The way out: what is said of the next block of a stream, from the condition z of each of its
+positions.
 
 Shapes: M blocks, P positions per block, D values per position, Z condition width, R random draws.
 """
@@ -62,14 +63,14 @@ class SoftmaxHead(nn.Module):
 class ValuesHead(nn.Module):
     """Regresses the block's mean, and (kind `flow`) denoises the whole block together around it.
 
-    The mean starts from the previous block of the stream: mean = skip * previous + W z, with skip = 1 and
-    W = 0 at first, so that training starts at the copy-last baseline and learns what changes.
+    The mean starts from the previous block of the stream: mean = skip * previous + W z, with skip =
+    1 and W = 0 at first, so that training starts at the copy-last baseline and learns what changes.
 
-    The flow head follows x-prediction flow matching (Lipman et al. 2023; x-prediction as in Li & He 2025).
-    With X_t = t X + (1 - t) noise it predicts X as the exact posterior mean for a Gaussian of deviation
-    `sigma` around the regressed mean, plus a learned correction in units of that posterior's deviation (the
-    preconditioning of Karras et al. 2022, written for this interpolation). Wide blocks need no wide head,
-    because the signal passes beside it.
+    The flow head follows x-prediction flow matching (Lipman et al. 2023; x-prediction as in Li &
+    He 2025). With X_t = t X + (1 - t) noise it predicts X as the exact posterior mean for a
+    Gaussian of deviation `sigma` around the regressed mean, plus a learned correction in units of
+    that posterior's deviation (the preconditioning of Karras et al. 2022, written for this
+    interpolation). Wide blocks need no wide head, because the signal passes beside it.
     """
 
     def __init__(self, spec: StreamSpec, z_dim: int, config: HeadConfig) -> None:
@@ -122,7 +123,9 @@ class ValuesHead(nn.Module):
     def denoise(
         self, noised_RMPD: Tensor, level_RM: Tensor, z_MPZ: Tensor, mean_MPD: Tensor
     ) -> Tensor:
-        """(R, M, P, D): the expected clean block, given the noised one, z and the regressed mean."""
+        """(R, M, P, D): the expected clean block, given the noised one, z and the regressed
+        mean.
+        """
         t = level_RM[..., None, None].float()
         variance = (2 * self.log_sigma).exp().float()
         total = t.square() * variance + (1 - t).square()
@@ -148,7 +151,9 @@ class ValuesHead(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """(R, M, P, D) samples, by Euler steps from noise of scale `temperature` (0: the mean itself)."""
+        """(R, M, P, D) samples, by Euler steps from noise of scale `temperature` (0: the mean
+        itself).
+        """
         mean_MPD = self.mean(z_MPZ, previous_MPD)
         shape = (draws, *mean_MPD.shape)
         if self.config.kind == "regression" or temperature == 0:

@@ -1,9 +1,12 @@
-"""The one causal predictor: embeds all streams, reads them in one trunk, and says what comes next in each.
+"""The one causal predictor: embeds all streams, reads them in one trunk, and says what comes next
+in each.
 
-What a target may see is decided here: z of block b is read from trunk positions of earlier blocks only,
-so its gradient with respect to any input of block b or later is exactly 0 (tests/model/test_causality.py).
+What a target may see is decided here: z of block b is read from trunk positions of earlier blocks
+only, so its gradient with respect to any input of block b or later is exactly 0
+(tests/model/test_causality.py).
 
-Shapes: B rows, L positions, N positions of one stream, M its counted blocks, P positions per block, Z width.
+Shapes: B rows, L positions, N positions of one stream, M its counted blocks, P positions per block,
+Z width.
 """
 
 from __future__ import annotations
@@ -63,7 +66,9 @@ class Query(nn.Module):
         self.stream = nn.Parameter(torch.zeros(dim))
         self.place = nn.Parameter(torch.zeros(spec.positions_per_block, dim))
         self.delay = nn.Linear(16, dim, bias=False)
-        self.start = nn.Parameter(torch.zeros(2, dim))  # stands in for a missing prev_same, prev_any
+        self.start = nn.Parameter(
+            torch.zeros(2, dim)
+        )  # stands in for a missing prev_same, prev_any
 
     def forward(self, delay_s_MP: Tensor) -> Tensor:
         octaves = 2.0 ** torch.arange(-4, 4, device=delay_s_MP.device) * math.pi
@@ -93,7 +98,13 @@ class Predictor(nn.Module):
             )
         self.embed = Embed(layout, dim)
         self.blocks = nn.ModuleList(
-            Block(dim, config.num_heads, config.num_kv_heads or config.num_heads, hidden, config.qk_norm)
+            Block(
+                dim,
+                config.num_heads,
+                config.num_kv_heads or config.num_heads,
+                hidden,
+                config.qk_norm,
+            )
             for _ in range(config.depth)
         )
         self.norm = nn.RMSNorm(dim)
@@ -110,8 +121,8 @@ class Predictor(nn.Module):
         self.next_stream = nn.Linear(dim, len(layout.streams))
 
     def _init_weights(self) -> None:
-        """Linear maps N(0, 1/sqrt(fan in)); the two that end a residual branch smaller by sqrt(2 depth);
-        id tables N(0, 1) (their RMSNorm and the head's scale undo the size)."""
+        """Linear maps N(0, 1/sqrt(fan in)); the two that end a residual branch smaller by sqrt(2
+        depth); id tables N(0, 1) (their RMSNorm and the head's scale undo the size)."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 ends_branch = name.endswith(("o_proj", "down_proj"))
@@ -133,7 +144,9 @@ class Predictor(nn.Module):
         return self.norm(x_BLD)
 
     def condition(self, batch: Batch, hidden_BLD: Tensor, modality: int) -> Tensor:
-        """z (M, P, Z) of all blocks of a stream (M, 1, Z for ids): all that its head sees of the past."""
+        """z (M, P, Z) of all blocks of a stream (M, 1, Z for ids): all that its head sees of the
+        past.
+        """
         spec = self.layout[modality]
         query = self.queries[spec.name]
         mine = (batch.modality == modality).nonzero(as_tuple=True)
@@ -153,10 +166,11 @@ class Predictor(nn.Module):
         return z_same + self.from_any(z_any) + query(delay_N.unflatten(0, (-1, per_block)))
 
     def previous(self, batch: Batch, modality: int) -> Tensor:
-        """(M, P, D) standardised: the previous block of each block of a continuous stream; 0 if none.
+        """(M, P, D) standardised: the previous block of each block of a continuous stream; 0 if
+        none.
 
-        The blocks of a stream follow each other in its contents, so this is the contents moved on by
-        one block, cut where a document begins.
+        The blocks of a stream follow each other in its contents, so this is the contents moved on
+        by one block, cut where a document begins.
         """
         values_MPD = self.embed.values(batch, modality)
         moved = torch.roll(values_MPD, 1, dims=0)
@@ -193,7 +207,9 @@ class Predictor(nn.Module):
         return Prediction(streams, self.predict_next_stream(batch, hidden_BLD))
 
     def predict_next_stream(self, batch: Batch, hidden_BLD: Tensor) -> IdsPrediction | None:
-        """At the last position before every counted block of the same document: whose turn it is."""
+        """At the last position before every counted block of the same document: whose turn it
+        is.
+        """
         last = torch.zeros_like(batch.loss_mask)
         last[:, :-1] = (
             (batch.block_id[:, :-1] != batch.block_id[:, 1:])

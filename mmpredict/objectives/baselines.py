@@ -1,7 +1,7 @@
 """The trivial forecasts that every reported number stands beside.
 
-Continuous streams: copy the last block, or say the mean. Text: unigram and bigram models, counted on the very
-tokens that the model was trained on.
+Continuous streams: copy the last block, or say the mean. Text: unigram and bigram models, counted
+on the very tokens that the model was trained on.
 
 Shapes: N tokens, V vocabulary, Q distinct pairs, M blocks, P positions, D values.
 """
@@ -27,7 +27,9 @@ def mean_block(previous_MPD: Tensor) -> Tensor:
 
 
 def ids_and_previous(batch: Batch, modality: int, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """(N,) ids of a discrete stream and the id before each in its document; `vocab_size` for "first"."""
+    """(N,) ids of a discrete stream and the id before each in its document; `vocab_size` for
+    "first".
+    """
     ids = batch.contents[modality]
     first = batch.prev_same[batch.modality == modality] < 0
     return ids, torch.where(first, vocab_size, torch.roll(ids, 1))
@@ -70,10 +72,11 @@ class NgramCounts:
         self._keys, self._counts, self._waiting = state["keys"], state["counts"], []
 
     def nats(self, ids: Tensor, previous: Tensor) -> dict[str, float]:
-        """Nats per token on held-out tokens: {"unigram", "bigram"}; NaN before anything was counted.
+        """Nats per token on held-out tokens: {"unigram", "bigram"}; NaN before anything was
+        counted.
 
-        p(b | a) = (count(a b) + prior p(b)) / (count(a) + prior), p(b) with one added to every count. The
-        prior is chosen on the held-out tokens themselves, in the baseline's favour.
+        p(b | a) = (count(a b) + prior p(b)) / (count(a) + prior), p(b) with one added to every
+        count. The prior is chosen on the held-out tokens themselves, in the baseline's favour.
         """
         self._merge()
         if not len(self._keys):

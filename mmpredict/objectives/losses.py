@@ -36,7 +36,9 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Losses:
-    """The weighted total, and unweighted parts by name ("video", "video_flow", "video_mean", ...)."""
+    """The weighted total, and unweighted parts by name ("video", "video_flow", "video_mean",
+    ...).
+    """
 
     total: Tensor
     parts: Mapping[str, Tensor]

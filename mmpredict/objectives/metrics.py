@@ -11,9 +11,9 @@ from torch import Tensor
 def energy_score(samples_RMPD: Tensor, truth_MPD: Tensor) -> Tensor:
     """(M,) energy score of each block; lower is better, and the true distribution scores best.
 
-    mean_r |x_r - y| - 1/2 mean_{r != s} |x_r - x_s| (Gneiting & Raftery 2007, unbiased form), where |.| is
-    the root mean square over the block's values. For one sample it is |x - y|: a forecast without
-    spread scores its plain error.
+    mean_r |x_r - y| - 1/2 mean_{r != s} |x_r - x_s| (Gneiting & Raftery 2007, unbiased form),
+    where |.| is the root mean square over the block's values. For one sample it is |x - y|: a
+    forecast without spread scores its plain error.
     """
     samples = samples_RMPD.flatten(2).float()
     truth = truth_MPD.flatten(1).float()

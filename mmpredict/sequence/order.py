@@ -1,4 +1,5 @@
-"""Streams to one row and back. In: Tokens per stream. Out: a Batch of one row, one document, unpadded.
+"""Streams to one row and back. In: Tokens per stream. Out: a Batch of one row, one document,
+unpadded.
 
 Blocks stand in the order of their END times; of those that end together, audio comes before video
 before text. Untimed text keeps its place after what stands before it in its own stream.
@@ -86,7 +87,9 @@ def first_blocks(row: Batch, max_positions: int) -> Batch:
     length = int((row.block_id[0] < row.block_id[0, max_positions]).sum())
     if not length:
         first = int((row.block_id[0] == row.block_id[0, 0]).sum())
-        raise ValueError(f"the first block has {first} positions, a row has room for {max_positions}")
+        raise ValueError(
+            f"the first block has {first} positions, a row has room for {max_positions}"
+        )
     kept = {m: int((row.modality[0, :length] == m).sum()) for m in row.contents}
     contents = {m: x[: kept[m]] for m, x in row.contents.items() if kept[m]}
     return replace(replace(row, contents={}).map(lambda x: x[:, :length]), contents=contents)
@@ -102,11 +105,14 @@ def _check(tokens: Tokens, spec: StreamSpec) -> None:
         raise ValueError(f"{count} {spec.name} blocks have {len(tokens.end_s)} times")
     times = tokens.end_s[~tokens.end_s.isnan()]
     if not spec.is_discrete and len(times) != len(tokens.end_s):
-        raise ValueError(f"{spec.name} blocks need a time each; {len(tokens.end_s) - len(times)} lack one")
+        raise ValueError(
+            f"{spec.name} blocks need a time each; {len(tokens.end_s) - len(times)} lack one"
+        )
     if len(times) > 1 and bool((times.diff() < 0).any()):
         late = int((times.diff() < 0).nonzero()[0])
         raise ValueError(
-            f"{spec.name} runs back in time: {times[late]:.3f} s is followed by {times[late + 1]:.3f} s"
+            f"{spec.name} runs back in time: {times[late]:.3f} s is followed by "
+            f"{times[late + 1]:.3f} s"
         )
 
 
@@ -134,9 +140,9 @@ def _positions(
 ) -> np.ndarray:
     """(L, 3) float32 of seconds, row, column.
 
-    Timed blocks stand at their end time. Every untimed token moves the rest of the document on by one
-    tick, and neighbouring text tokens are at least a tick apart, so that pure text gets the positions
-    0, 1, 2, ... ticks of a language model and words spoken together keep their order.
+    Timed blocks stand at their end time. Every untimed token moves the rest of the document on by
+    one tick, and neighbouring text tokens are at least a tick apart, so that pure text gets the
+    positions 0, 1, 2, ... ticks of a language model and words spoken together keep their order.
     """
     untimed_N = np.isnan(end_N)
     shift_N = TICK_S * np.cumsum(untimed_N)
@@ -155,4 +161,3 @@ def _positions(
     y = slot_L // np.maximum(cols_L, 1) - (rows_L - 1) / 2
     x = slot_L % np.maximum(cols_L, 1) - (cols_L - 1) / 2
     return np.stack([seconds_N[block_L], y, x], axis=1).astype(np.float32)
-

@@ -1,11 +1,11 @@
 """Documents to fixed rows and back. In: one-document rows of any length. Out: a Batch of full rows.
 
-Online best-fit over lengths: a document goes into the open row that it fills best; a row leaves when
-nothing more is likely to fit, when too many rows are open, or when it has waited long. Which document
-stands where is decided from lengths alone. Documents are never split.
+Online best-fit over lengths: a document goes into the open row that it fills best; a row leaves
+when nothing more is likely to fit, when too many rows are open, or when it has waited long. Which
+document stands where is decided from lengths alone. Documents are never split.
 
-Measured on a mixed load with 16 open rows (docs/LOG.md): 99 % of the slots are real tokens, against 32 %
-when every batch is padded to its longest document.
+Measured on a mixed load with 16 open rows (docs/LOG.md): 99 % of the slots are real tokens,
+against 32 % when every batch is padded to its longest document.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class BestFit:
                 f"a document has {length} positions, data.context_length is {self.context_length}; "
                 "raise it, or shorten the clips, the frame rate or the frame size"
             )
-        fitting = [i for i, used in enumerate(self._lengths) if used + length <= self.context_length]
+        fitting = [
+            i for i, used in enumerate(self._lengths) if used + length <= self.context_length
+        ]
         if fitting:
             best = max(fitting, key=lambda i: self._lengths[i])
             self._rows[best].append(document)
@@ -92,7 +94,9 @@ def pack(rows: list[list[Batch]], context_length: int) -> Batch:
         for number, doc in enumerate(documents, start=1):
             length = doc.modality.shape[1]
             if start + length > context_length:
-                raise ValueError(f"row {b} needs {start + length} positions, it has {context_length}")
+                raise ValueError(
+                    f"row {b} needs {start + length} positions, it has {context_length}"
+                )
             here = slice(start, start + length)
             for name in ("modality", "positions", "end_s", "loss_mask"):
                 packed[name][b, here] = getattr(doc, name)[0]

@@ -1,8 +1,9 @@
-"""Sound to log-mel chunks and back. In: a Clip with a waveform. Out: one block (1 position) per chunk.
+"""Sound to log-mel chunks and back. In: a Clip with a waveform. Out: one block (1 position) per
+chunk.
 
-A chunk lies side by side for both ears, so that level differences, and with them direction, survive.
-Each spectrum looks only back: frame j covers the samples that END at (j + 1) * hop, so a chunk never
-contains sound from after its end time.
+A chunk lies side by side for both ears, so that level differences, and with them direction,
+survive. Each spectrum looks only back: frame j covers the samples that END at (j + 1) * hop, so a
+chunk never contains sound from after its end time.
 
 Shapes: C channels (ears), S samples, J spectra, F mel bins, K chunks, D values = C * hops * F.
 """
@@ -50,10 +51,14 @@ class MelChunks:
         if self.channels not in (1, 2):
             raise ValueError(f"audio.channels={self.channels}; take 1 (mono) or 2 (both ears)")
         samples = self.sample_rate * self.chunk_s
-        if samples < self.hops or abs(samples - round(samples)) > 1e-6 or round(samples) % self.hops:
+        if (
+            samples < self.hops
+            or abs(samples - round(samples)) > 1e-6
+            or round(samples) % self.hops
+        ):
             raise ValueError(
-                f"audio.chunk_s={self.chunk_s} at {self.sample_rate} Hz is {samples:g} samples, not a "
-                f"multiple of hops={self.hops}; change one of the three"
+                f"audio.chunk_s={self.chunk_s} at {self.sample_rate} Hz is {samples:g} samples, "
+                f"not a multiple of hops={self.hops}; change one of the three"
             )
 
     @property
@@ -73,9 +78,7 @@ class MelChunks:
     @property
     def spec(self) -> StreamSpec:
         width = self.channels * self.hops * self.num_mels
-        return StreamSpec(
-            modality=Modality.AUDIO, name="audio", width=width, period_s=self.chunk_s
-        )
+        return StreamSpec(modality=Modality.AUDIO, name="audio", width=width, period_s=self.chunk_s)
 
     @property
     def groups_D(self) -> Tensor:
@@ -111,8 +114,8 @@ class MelChunks:
         return (power_CBJ.transpose(1, 2) @ filters).clamp(min=POWER_FLOOR).log()
 
     def decode(self, tokens: Tokens) -> Clip:
-        """A waveform with these spectra, phases by Griffin-Lim (Griffin & Lim 1984). Chunks that are
-        missing between the first and the last become silence."""
+        """A waveform with these spectra, phases by Griffin-Lim (Griffin & Lim 1984). Chunks that
+        are missing between the first and the last become silence."""
         # Counted from the first chunk: sound may start at any time, also half a chunk off the grid.
         chunk_index = torch.round((tokens.end_s - tokens.end_s[0]) / self.chunk_s).long()
         num_chunks = int(chunk_index[-1]) + 1
@@ -120,7 +123,9 @@ class MelChunks:
         log_mel = torch.full((num_chunks, self.spec.width), silence)
         log_mel[chunk_index] = tokens.contents.flatten(1).float()
         log_mel_CJF = (
-            log_mel.unflatten(1, (self.channels, self.hops, self.num_mels)).transpose(0, 1).flatten(1, 2)
+            log_mel.unflatten(1, (self.channels, self.hops, self.num_mels))
+            .transpose(0, 1)
+            .flatten(1, 2)
         )
         waveform = self.waveform_from_log_mel(log_mel_CJF)
         start_s = float(tokens.end_s[0]) - self.chunk_s
@@ -137,7 +142,7 @@ class MelChunks:
         power_CBJ = (power_CJF @ torch.linalg.pinv(filters)).clamp(min=0).transpose(1, 2)
         window = torch.hann_window(self.num_fft)
         # griffinlim centres its frames: spectrum j is centred num_fft / 2 before its end, so the
-        # result starts (num_fft / 2 - hop) samples early and stops num_fft / 2 short; pad, then cut.
+        # result starts (num_fft / 2 - hop) samples early and stops num_fft / 2 short: pad, cut.
         tail = -(-self.num_fft // (2 * self.hop)) + 1
         magnitude = torch.nn.functional.pad(power_CBJ, (0, tail)).sqrt() * window.sum()
         waveform = griffinlim(

@@ -25,7 +25,11 @@ class Codecs:
 
     @property
     def by_modality(self) -> dict[int, MelChunks | Patches | TextTokens]:
-        all_three = {Modality.AUDIO: self.audio, Modality.VIDEO: self.video, Modality.TEXT: self.text}
+        all_three = {
+            Modality.AUDIO: self.audio,
+            Modality.VIDEO: self.video,
+            Modality.TEXT: self.text,
+        }
         return {int(m): codec for m, codec in all_three.items() if codec is not None}
 
     @property

@@ -1,4 +1,5 @@
-"""Text to ids and back. In: a Clip's text pieces. Out: one block (1 position) per token, with times.
+"""Text to ids and back. In: a Clip's text pieces. Out: one block (1 position) per token, with
+times.
 
 Every piece is closed by the END id, which no text can produce: bytes map to 0..255, and the trained
 vocabulary holds no special tokens. The tokens of a word end when the word ends; words share their
@@ -25,8 +26,8 @@ class TextTokens:
     """Bytes, or a byte-level BPE vocabulary.
 
     Args:
-        kind: `bytes` (256 ids, no file needed) or `bpe` (trained on the data's own text at the start,
-            or read from `path`).
+        kind: `bytes` (256 ids, no file needed) or `bpe` (trained on the data's own text at the
+            start, or read from `path`).
         vocab_size: ids of a BPE vocabulary, END included; bytes always have 257.
         path: a tokenizer.json to use as it is.
         vocabulary: the trained tokenizer as JSON text; filled by `fit` and kept in the checkpoint.
@@ -45,7 +46,9 @@ class TextTokens:
             )
         if self.path is not None and self.vocabulary is None:
             if not Path(self.path).is_file():
-                raise FileNotFoundError(f"text.path={self.path} is not a file; give a tokenizer.json")
+                raise FileNotFoundError(
+                    f"text.path={self.path} is not a file; give a tokenizer.json"
+                )
             object.__setattr__(self, "vocabulary", Path(self.path).read_text(encoding="utf-8"))
 
     @property
@@ -87,7 +90,9 @@ class TextTokens:
     def _bpe_and_size(self) -> tuple[Any, int]:
         """The tokenizer, and one more than its highest id (a file may leave ids out)."""
         if self.vocabulary is None:
-            raise ValueError("the BPE vocabulary is not trained yet; call fit(corpus) or give text.path")
+            raise ValueError(
+                "the BPE vocabulary is not trained yet; call fit(corpus) or give text.path"
+            )
         if not hasattr(self, "_tokenizer"):
             from tokenizers import Tokenizer
 
@@ -143,7 +148,9 @@ class TextTokens:
         )
 
     def decode(self, tokens: Tokens) -> Clip:
-        """Pieces, cut at END. A piece is timed from the end of its first word to the end of its last."""
+        """Pieces, cut at END. A piece is timed from the end of its first word to the end of its
+        last.
+        """
         pieces: list[TextPiece] = []
         ids: list[int] = []
         times: list[float] = []
@@ -160,7 +167,9 @@ class TextTokens:
 
 
 def token_times(piece: TextPiece, char_ends: Sequence[int]) -> list[float]:
-    """End time of each token and of END: the end of the word that the token's last character is in."""
+    """End time of each token and of END: the end of the word that the token's last character is
+    in.
+    """
     if piece.start_s is None:
         return [float("nan")] * (len(char_ends) + 1)
     length = max(1, len(piece.text))

@@ -1,6 +1,8 @@
-"""Frames to patches and back. In: a Clip with frames. Out: one block per frame, one position per patch.
+"""Frames to patches and back. In: a Clip with frames. Out: one block per frame, one position per
+patch.
 
-Shapes: T frames, C channels (3), H W pixels, P patches per frame, D values per patch = C * patch * patch.
+Shapes: T frames, C channels (3), H W pixels, P patches per frame, D values per patch = C * patch *
+patch.
 """
 
 from __future__ import annotations

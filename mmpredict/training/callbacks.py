@@ -45,7 +45,7 @@ def run_callbacks(run_dir: Path) -> list[Callback]:
 
 
 class Checkpoints(ModelCheckpoint):
-    """Keeps `last.ckpt`, saved after each validation, at the end and on a crash, and the one before.
+    """Keeps `last.ckpt`, of each validation, of the end or a crash, and the one before.
 
     A file is written under another name and renamed when it is whole, so that a run that is killed
     while saving keeps what it had.
@@ -360,6 +360,11 @@ class Report(_Drawing):
                     metrics = Path(logger.experiment.metrics_file_path)
             skips = skip_lines(*skipped(trainer), most=200)
             return write_report(
-                run_dir, metrics=metrics, results=results, scored=scored, skips=skips
+                run_dir,
+                metrics=metrics,
+                results=results,
+                scored=scored,
+                step=trainer.global_step,
+                skips=skips,
             )
         return None

@@ -37,7 +37,9 @@ def load_predictor(path: str | Path) -> tuple[Predictor, Codecs, dict[str, Any]]
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}"
+        ) from error
     about = checkpoint.get("mmpredict") if isinstance(checkpoint, dict) else None
     if about is None:
         raise ValueError(f"checkpoint {path} was not written by mmpredict (no 'mmpredict' entry)")

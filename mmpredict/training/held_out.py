@@ -1,7 +1,8 @@
-"""Held-out scores beside their baselines. In: batches, one by one. Out: the plain dict of results.json.
+"""Held-out scores beside their baselines. In: batches, one by one. Out: the plain dict of
+results.json.
 
-Continuous streams are scored in units of the training data's standard deviation, on blocks that have a
-previous block (the others have nothing to be copied from); text in nats per token.
+Continuous streams are scored in units of the training data's standard deviation, on blocks that
+have a previous block (the others have nothing to be copied from); text in nats per token.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def adamw(module: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float]) -> AdamW:
+def adamw(
+    module: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float]
+) -> AdamW:
     """AdamW; matrices decay, vectors (norms, gains, start vectors) and id tables do not."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     parameters = [p for p in module.parameters() if p.requires_grad]

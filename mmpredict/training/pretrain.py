@@ -1,4 +1,6 @@
-"""The system around the predictor: optimises it on the next thing of every stream, and scores it."""
+"""The system around the predictor: optimises it on the next thing of every stream, and scores
+it.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class Pretrain(LightningModule):
         self.warmup_share, self.decay_share = warmup_share, decay_share
         self.weights = weights
         self.eval_samples, self.sample_steps = eval_samples, sample_steps
-        self.ngrams = {int(s.modality): NgramCounts(s.vocab_size) for s in layout.streams if s.is_discrete}
+        self.ngrams = {
+            int(s.modality): NgramCounts(s.vocab_size) for s in layout.streams if s.is_discrete
+        }
         self.held_out = self.new_held_out()
         self.results: dict[str, Any] = {}
         self.statistics_taken = False

@@ -30,6 +30,7 @@ def write_report(
     metrics: Path,
     results: Mapping[str, Any],
     scored: str,
+    step: int,
     skips: Sequence[str] = (),
 ) -> Path:
     """Write `run_dir`/report.html.
@@ -39,6 +40,7 @@ def write_report(
         metrics: the CSV file of the curves; may be missing.
         results: scores as in results.json; may be empty.
         scored: what they were measured on.
+        step: optimizer steps done.
         skips: lines about what the data left out.
 
     Returns:
@@ -61,7 +63,8 @@ def write_report(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{name}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{name}</h1>{_subtitle(series)}{''.join(sections)}</body></html>\n"
+        f'<h1>{name}</h1><p class="note">after {step:,} steps</p>'
+        f"{''.join(sections)}</body></html>\n"
     )
     path = run_dir / "report.html"
     part = path.with_name("report.html.part")
@@ -72,11 +75,6 @@ def write_report(
 
 def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
-
-
-def _subtitle(series: Mapping[str, report_curves.Points]) -> str:
-    steps = max((points[-1][0] for points in series.values() if points), default=None)
-    return f'<p class="note">up to step {steps:,.0f}</p>' if steps is not None else ""
 
 
 def _scores(results: Mapping[str, Any], scored: str) -> str:
@@ -151,7 +149,7 @@ def _sound(run_dir: Path) -> str:
         "are estimated from the spectra, for the truth as well."
     )
     sounds = []
-    for path in newest(run_dir, "sound-*.wav"):
+    for path in reversed(newest(run_dir, "sound-*.wav")):
         label = "truth" if "truth" in path.name else "predicted samples"
         sounds.append(f'<span>{label}<br><audio controls src="{data_uri(path)}"></audio></span>')
     players = f'<div class="sounds">{"".join(sounds)}</div>'
@@ -195,10 +193,10 @@ def _rollout(run_dir: Path) -> str:
     if not videos and not sounds:
         return ""
     about = _json(next(iter(newest(run_dir, "rollout.json")), None)) or {}
+    step, start_s = _step([*videos, *sounds][0]), about.get("prompt_end_s", 0)
     note = (
-        f"Step {_step([*videos, *sounds][0]):,}. The first {about.get('prompt_end_s', 0):.2f} s are a "
-        "validation document (its sound rebuilt from spectra); from there on the model goes on "
-        "from what it made."
+        f"Step {step:,}. The first {start_s:.2f} s are a validation document (its sound rebuilt "
+        "from spectra); from there on the model goes on from what it made."
     )
     players = [f'<video controls loop src="{data_uri(path)}"></video>' for path in videos]
     players += [f'<audio controls src="{data_uri(path)}"></audio>' for path in sounds]

@@ -12,13 +12,15 @@ from pathlib import Path
 
 Points = list[tuple[float, float]]  # (step, value)
 
-WIDTH, HEIGHT, LEFT, TOP = 460, 260, 48, 46  # pixels of a panel, and where its curves begin
+WIDTH, HEIGHT, LEFT = 340, 230, 44  # pixels of a panel, and where its curves begin
+LINE = 17  # pixels of a line of the legend
 LETTER = 6.3  # pixels, about, of the legend
 TRAIN, HELD_OUT = "#8ab4f8", "#2f6fde"
 BASELINES = ("#d9822b", "#2a9d63", "#a05fc4", "#c2405a")
 MOST_POINTS = 400  # of a curve; more cannot be seen at this size
 MOST_DOTS = 30
 WIDE_RANGE = 30  # largest over smallest value from which the axis is logarithmic
+ORDER = "audio video text"  # as in the table; others after them
 OTHERS = {"train/loss/next_stream": "whose turn is next (nats)", "train/lr": "learning rate"}
 
 
@@ -59,7 +61,7 @@ def stream_names(series: Mapping[str, Points]) -> list[str]:
     validated = {m[1] for name in series if (m := re.match(r"val/([^/]+)/", name))}
     trained = {m[1] for name in series if (m := re.match(r"train/loss/([^/]+)$", name))}
     whole = {n for n in trained if re.sub(r"_(mean|flow)$", "", n) == n and n != "next_stream"}
-    return sorted(validated | whole)
+    return sorted(validated | whole, key=lambda name: (ORDER.find(name) % 99, name))
 
 
 def panels(series: Mapping[str, Points], name: str) -> list[Panel]:
@@ -151,10 +153,11 @@ def draw(panel: Panel) -> str:
     for (label, points), colour in zip(panel.dashed.items(), BASELINES * 9, strict=False):
         across = [(0.0, points[0][1]), *points, (max(last, points[-1][0]), points[-1][1])]
         drawn.append((label.replace("_", " "), across, colour, ' stroke-dasharray="6 4"'))
-    x_scale, y_scale = _scales(drawn, last)
+    legend, lines = _legend([(label, colour, dash) for label, _, colour, dash in drawn if label])
+    x_scale, y_scale = _scales(drawn, last, top=28 + LINE * lines)
     parts = [_axes(x_scale, y_scale)]
     parts += [_curve(points, colour, dash, x_scale, y_scale) for _, points, colour, dash in drawn]
-    parts.append(_legend([(label, colour, dash) for label, _, colour, dash in drawn if label]))
+    parts.append(legend)
     title = html.escape(panel.title)
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" aria-label="{title}" '
@@ -163,7 +166,9 @@ def draw(panel: Panel) -> str:
     )
 
 
-def _scales(drawn: Sequence[tuple[str, Points, str, str]], last: float) -> tuple[Scale, Scale]:
+def _scales(
+    drawn: Sequence[tuple[str, Points, str, str]], last: float, top: float
+) -> tuple[Scale, Scale]:
     values = [value for _, points, _, _ in drawn for _, value in points]
     low, high = min(values), max(values)
     is_log = low > 0 and high / low > WIDE_RANGE
@@ -172,7 +177,7 @@ def _scales(drawn: Sequence[tuple[str, Points, str, str]], last: float) -> tuple
     else:
         room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         low, high = (0.0 if 0 <= low < high / 2 else low - room), high + room
-    return Scale(0.0, last, LEFT, WIDTH - 12), Scale(low, high, HEIGHT - 24, TOP, is_log)
+    return Scale(0.0, last, LEFT, WIDTH - 12), Scale(low, high, HEIGHT - 24, top, is_log)
 
 
 def _axes(x_scale: Scale, y_scale: Scale) -> str:
@@ -202,18 +207,25 @@ def _curve(points: Points, colour: str, dash: str, x_scale: Scale, y_scale: Scal
     return f'<polyline points="{line}" {style}/>{dots}'
 
 
-def _legend(labels: Sequence[tuple[str, str, str]]) -> str:
-    x, parts = 4.0, []
+def _legend(labels: Sequence[tuple[str, str, str]]) -> tuple[str, int]:
+    """The legend below the title, and its number of lines."""
+    x, line, parts = 4.0, 1, []
     for label, colour, dash in labels:
+        width = 38 + LETTER * len(label)
+        if x + width > WIDTH + 12 and x > 4:
+            x, line = 4.0, line + 1
+        y = 14 + LINE * line
         parts.append(
-            f'<path d="M{x:.0f} 29h18" stroke="{colour}" stroke-width="2"{dash}/>'
-            f'<text x="{x + 23:.0f}" y="33">{html.escape(label)}</text>'
+            f'<path d="M{x:.0f} {y - 4}h18" stroke="{colour}" stroke-width="2"{dash}/>'
+            f'<text x="{x + 23:.0f}" y="{y}">{html.escape(label)}</text>'
         )
-        x += 40 + LETTER * len(label)
-    return "".join(parts)
+        x += width
+    return "".join(parts), line if labels else 0
 
 
 def _short(tick: float) -> str:
+    if 0 < abs(tick) < 0.001:
+        return f"{tick:.0e}".replace("e-0", "e-")
     return f"{tick / 1000:g}k" if abs(tick) >= 10_000 else f"{tick:.4g}"
 
 

@@ -24,13 +24,12 @@ DECIBEL = 10 / math.log(10)  # of a natural log of power
 RANGE_DB = 80.0  # below the loudest; what lies lower is drawn black
 
 
-def strip(rows: Mapping[str, Tensor], times_s: Sequence[float], title: str) -> np.ndarray:
+def strip(rows: Mapping[str, Tensor], times_s: Sequence[float]) -> np.ndarray:
     """Frames side by side, one labelled row per kind.
 
     Args:
         rows: label -> (T, 3, H, W) uint8; all of one size.
         times_s: (T,) when each column is shown.
-        title: written above.
 
     Returns:
         (height, width, 4) uint8.
@@ -42,22 +41,21 @@ def strip(rows: Mapping[str, Tensor], times_s: Sequence[float], title: str) -> n
             y, x = r * (H + GAP), t * (W + GAP)
             paper[y : y + H, x : x + W, :3] = frame
             paper[y : y + H, x : x + W, 3] = 255
-    inner = (WIDTH_IN - 1.6) * paper.shape[0] / paper.shape[1]
-    height = inner + 0.55
+    inner = (WIDTH_IN - 1.5) * paper.shape[0] / paper.shape[1]
+    height = inner + 0.33
     figure = _figure(height)
-    axes = figure.add_axes((1.5 / WIDTH_IN, 0.1 / height, 1 - 1.6 / WIDTH_IN, inner / height))
+    axes = figure.add_axes((1.42 / WIDTH_IN, 0.08 / height, 1 - 1.5 / WIDTH_IN, inner / height))
     axes.imshow(paper, interpolation="nearest", aspect="auto")
     axes.set_yticks([r * (H + GAP) + H / 2 for r in range(len(rows))], list(rows))
     axes.set_xticks([t * (W + GAP) + W / 2 for t in range(T)], [f"{s:.2f} s" for s in times_s])
     axes.xaxis.tick_top()
     _tidy(axes)
     axes.spines[:].set_visible(False)
-    figure.text(0.01, 0.99, title, va="top", color=INK, fontsize=9, weight="bold")
     return _pixels(figure)
 
 
 def spectrograms(
-    rows: Mapping[str, Tensor], *, start_s: float, end_s: float, mel_hz: Sequence[float], title: str
+    rows: Mapping[str, Tensor], *, start_s: float, end_s: float, mel_hz: Sequence[float]
 ) -> np.ndarray:
     """Log-mel power, one labelled row per kind and one column per ear, on one colour scale.
 
@@ -65,7 +63,6 @@ def spectrograms(
         rows: label -> (C, F, J) natural logs of mel power.
         start_s, end_s: of the time axis.
         mel_hz: (F,) centres of the mel bins.
-        title: written above.
     """
     ears = {1: ("mono",), 2: ("left ear", "right ear")}
     C, F, J = next(iter(rows.values())).shape
@@ -76,9 +73,9 @@ def spectrograms(
     flat = [mel_FJ for mel_CFJ in rows.values() for mel_FJ in mel_CFJ.float().numpy()]
     for (y, x), mel_FJ in zip(corners, flat, strict=True):
         tiles[y : y + F, x : x + J] = mel_FJ[::-1] * DECIBEL
-    height = 1.2 * len(rows) + 0.75
+    height = 1.2 * len(rows) + 0.55
     figure = _figure(height)
-    axes = figure.add_axes((0.17, 0.27 / height, 0.75, 1 - 0.72 / height))
+    axes = figure.add_axes((0.165, 0.27 / height, 0.745, 1 - 0.52 / height))
     image = axes.imshow(
         tiles,
         aspect="auto",
@@ -107,12 +104,11 @@ def spectrograms(
         y = 1 - (r * (F + gap_y) + F / 2) / len(tiles)
         where = {"ha": "right", "va": "center", "transform": axes.transAxes}
         axes.text(-0.095, y, label.replace(" ", "\n"), color=INK, fontsize=9, **where)
-    beside = figure.add_axes((0.932, 0.27 / height, 0.012, 1 - 0.72 / height))
+    beside = figure.add_axes((0.92, 0.27 / height, 0.012, 1 - 0.52 / height))
     bar = figure.colorbar(image, cax=beside)
     bar.set_label("dB of full scale", fontsize=8, color=INK)
     bar.outline.set_visible(False)
     _tidy(bar.ax)
-    figure.text(0.01, 0.99, title, va="top", color=INK, fontsize=9, weight="bold")
     return _pixels(figure)
 
 
@@ -149,6 +145,7 @@ def _pixels(figure: Any) -> np.ndarray:
 
 
 def _tidy(axes: Any) -> None:
+    axes.set_facecolor("none")
     axes.tick_params(colors=INK, labelsize=8, length=2, pad=2)
     for side in axes.spines.values():
         side.set_color(INK)

@@ -67,8 +67,8 @@ def verdict(model: float | None, baseline: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits; a dash for what is not known."""
-    return f"{value:#.4g}" if _known(value) else "-"
+    """Three significant digits; a dash for what is not known."""
+    return f"{value:#.3g}" if _known(value) else "-"
 
 
 def caption(results: Mapping[str, Any]) -> str:

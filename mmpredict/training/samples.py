@@ -51,8 +51,7 @@ class Subject:
         predictor: in evaluation mode, on `device`.
         codecs: its encoders.
         device: where it works.
-        precision: a context for calls of the predictor and nothing else: sound decoded in bfloat16
-            is noise.
+        precision: a context for calls of the predictor alone: sound decoded in bfloat16 is noise.
     """
 
     predictor: Predictor
@@ -202,7 +201,7 @@ def _strip(guess: Guess, codecs: Codecs) -> np.ndarray:
         "error of the mean x2": amplified_difference(truth, mean),
         "error of copying x2": amplified_difference(truth, previous),
     }
-    return strip(rows, guess.end_s.tolist(), "next frame")
+    return strip(rows, guess.end_s.tolist())
 
 
 def _spectrograms(guess: Guess, codecs: Codecs) -> np.ndarray:
@@ -222,7 +221,6 @@ def _spectrograms(guess: Guess, codecs: Codecs) -> np.ndarray:
         start_s=float(guess.end_s[0]) - codec.chunk_s,
         end_s=float(guess.end_s[-1]),
         mel_hz=_mel_centres(codec.num_mels, codec.sample_rate),
-        title="next sound",
     )
 
 
@@ -314,8 +312,8 @@ def add_written_text(stem: Path, subject: Subject, documents: list[Batch]) -> No
 def write_text(subject: Subject, documents: list[Batch]) -> list[dict[str, str]]:
     """Per document with text: what the model writes, token by token at the times of the true ones.
 
-    It takes the likeliest token, and hears and sees the true clip up to there. Where there is nothing
-    but text, the first half of the true text is given.
+    It takes the likeliest token, and hears and sees the true clip up to there. Where there is only
+    text, the first half of the true text is given.
     """
     documents = _with_text(documents)
     if not documents:
