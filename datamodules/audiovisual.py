@@ -1,18 +1,29 @@
 """A plain folder of videos and sounds, with text beside them. In: files. Out: windows as documents.
 
-Any of a file's streams may be missing. A text file with the same stem (.srt, .vtt, .json, .jsonl, .txt)
-becomes text in time; text without times is spread over its file by the length of its words.
+Any of a file's streams may be missing. A text file with the same stem (.srt, .vtt, .json, .jsonl,
+.txt) becomes text in time; text without times is spread over its file by the length of its words.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
-from datamodules.base import ClipDataModule, Documents, Loading, Skipped, Split
+from datamodules.base import (
+    ClipDataModule,
+    Documents,
+    Loading,
+    Skipped,
+    Split,
+    mended,
+    split_by_hash,
+)
 from mmpredict.media import (
+    TEXT_SUFFIXES,
     Limits,
     MediaError,
     MediaInfo,
@@ -26,29 +37,51 @@ from mmpredict.schema import Batch, Clip, TextPiece
 from mmpredict.tokens import MelChunks, Patches, TextTokens
 
 SHORTEST_WINDOW_S = 0.25  # a remainder at the end of a file that is shorter is left out
-HASHED_BYTES = 1 << 16  # of the head and of the tail; enough to tell files apart, quick for large ones
+HASHED_BYTES = 1 << 16  # of the head and of the tail; tells files apart, quick for large ones
+NOTHING = "nothing to read"  # how the reader says that a span lies behind the end
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a file that becomes one document."""
+    """A stretch of a file that becomes one document.
 
-    path: Path
+    Args:
+        info: the file's header.
+        start_s, duration_s: the stretch.
+        is_last: of its file.
+        beside: the file with its text.
+    """
+
+    info: MediaInfo
     start_s: float
     duration_s: float
+    is_last: bool
+    beside: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.info.path
+
+    def said(self, pieces: Iterable[TextPiece]) -> tuple[TextPiece, ...]:
+        """What of the file's text is said in this window."""
+        # A cue may last a little longer than its file, and a short remainder has no window.
+        end_s = math.inf if self.is_last else self.start_s + self.duration_s
+        return said_between(pieces, self.info.duration_s, self.start_s, end_s)
 
 
 class AudioVisual(ClipDataModule):
     """Videos with sound, sounds alone, silent videos: every media file below a folder.
 
-    Files are split by a hash of their content, so that a copy of a training file is never a test file and
-    a growing folder keeps its split. With fewer than three files, each file's last windows are held out.
+    Files are split by a hash of their content (see `split_by_hash`): neither a new name nor a copy
+    changes a file's split, and as a folder grows no training file is ever held out. With fewer than
+    three different files, each file's last windows are held out; a file of one window, or the last
+    of two, then stands in more than one split.
 
     Args:
         root: folder (searched with its subfolders), or one file.
         audio, video, text: encoders; null leaves the stream out.
         clip_seconds: length of a document; a file is cut into as many as it holds.
-        held_out_share: share of the files for validation, and as much again for testing.
+        held_out_share: expected share of the files for validation, and as much again for testing.
         limits: what a file may cost; larger ones are skipped by name.
         loading: how documents become batches.
         seed: of the order of the training documents.
@@ -68,105 +101,102 @@ class AudioVisual(ClipDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(audio=audio, video=video, text=text, loading=loading, seed=seed)
-        if clip_seconds < SHORTEST_WINDOW_S or not 0 < held_out_share < 0.5:
+        if not SHORTEST_WINDOW_S <= clip_seconds < math.inf or not 0 < held_out_share < 0.5:
             raise ValueError(
                 f"data.clip_seconds={clip_seconds:g} must be at least {SHORTEST_WINDOW_S}, and "
                 f"data.held_out_share={held_out_share:g} between 0 and 0.5"
             )
-        self.root, self.clip_seconds, self.held_out_share = Path(root), clip_seconds, held_out_share
-        self.limits = limits
-        self._check_context()
+        self.root, self.clip_seconds = Path(root).expanduser(), clip_seconds
+        self.held_out_share, self.limits = held_out_share, limits
         self._windows: dict[Split, list[Window]] | None = None
-
-    def _check_context(self) -> None:
-        positions = sum(
-            round(self.clip_seconds / spec.period_s) * spec.positions_per_block
-            for spec in self.layout.streams
-            if spec.period_s
-        )
-        if positions > self.loading.context_length:
-            raise ValueError(
-                f"{self.clip_seconds:g} s of frames and sound are {positions} positions, "
-                f"data.loading.context_length is {self.loading.context_length}; raise it, or lower "
-                "data.clip_seconds, video.fps or video.size, or take larger patches"
-            )
 
     def setup(self, stage: str | None = None) -> None:
         """Look at every file's header, once."""
+        self.check_context(self.clip_seconds)
         if self._windows is None:
             self._windows = self._split(self._usable_files())
         super().setup(stage)
 
-    def _usable_files(self) -> dict[Path, MediaInfo]:
-        files = list_media(self.root)
+    def _usable_files(self) -> dict[MediaInfo, Path | None]:
+        """Headers of the files that have a stream of the run, each with its text file."""
+        files = list_media(self.root) if self.root.exists() else []
         if not files:
+            lack = "holds no video or sound file (.mp4, .mkv, .webm, .wav, .mp3, ...)"
             raise ValueError(
-                f"data.root={self.root} holds no video or sound file (.mp4, .mkv, .webm, .wav, .mp3, "
-                "...); give the folder that holds them"
+                f"data.root={self.root} {lack if self.root.exists() else 'does not exist'}; "
+                "give the folder that holds your files"
             )
         self.skip_log.num_sources = len(files)
-        usable: dict[Path, MediaInfo] = {}
+        usable: dict[MediaInfo, Path | None] = {}
+        with_text = {f for f in {path.parent for path in files} if self.codecs.text and _texts(f)}
         for path in files:
             try:
                 info = probe(path, self.limits)
             except MediaError as error:
-                self.skip_log.add(Skipped(error.path, error.reason))
+                self.skip_log.note(Skipped(error.path, error.reason))
                 continue
-            if (info.has_video and self.codecs.video) or (info.has_audio and self.codecs.audio):
-                usable[path] = info
+            beside = sidecar_text(path) if path.parent in with_text else None
+            if any(self._wanted(info)) or beside is not None:
+                usable[info] = beside
             else:
-                self.skip_log.add(Skipped(str(path), "has no stream that the recipe uses"))
-        if not usable:
-            self.skip_log.check()
+                self.skip_log.note(Skipped(str(path), "has no stream that the recipe uses"))
+        self.skip_log.check()
         return usable
 
-    def _split(self, files: dict[Path, MediaInfo]) -> dict[Split, list[Window]]:
-        windows = {path: self._cut(path, info.duration_s) for path, info in files.items()}
-        split: dict[Split, list[Window]] = {"train": [], "val": [], "test": []}
-        if len(files) < 3:
-            for cut in windows.values():
-                held_out = max(1, round(self.held_out_share * len(cut)))
-                first = max(1, len(cut) - 2 * held_out)
-                split["train"] += cut[:first]
-                split["val"] += cut[first : first + held_out] or cut[-1:]
-                split["test"] += cut[first + held_out :] or cut[-1:]
-            return split
-        place = sorted(files, key=content_hash)
-        count = max(1, round(self.held_out_share * len(files)))
-        for rank, path in enumerate(place):
-            name = "test" if rank < count else "val" if rank < 2 * count else "train"
-            split[name] += windows[path]
-        return {name: sorted(cut, key=lambda w: (w.path, w.start_s)) for name, cut in split.items()}
+    def _wanted(self, info: MediaInfo) -> tuple[bool, bool]:
+        """Whether frames and sound are to be read."""
+        video, audio = self.codecs.video is not None, self.codecs.audio is not None
+        return info.has_video and video, info.has_audio and audio
 
-    def _cut(self, path: Path, duration_s: float) -> list[Window]:
-        whole = int(duration_s / self.clip_seconds + 1e-6)
-        rest = duration_s - whole * self.clip_seconds
+    def _split(self, files: dict[MediaInfo, Path | None]) -> dict[Split, list[Window]]:
+        split: dict[Split, list[Window]] = {"train": [], "val": [], "test": []}
+        windows = [self._cut(info, beside) for info, beside in files.items()]
+        hashes = [content_hash(info.path) for info in files]
+        if len(set(hashes)) >= 3:
+            for name, cut in zip(split_by_hash(hashes, self.held_out_share), windows, strict=True):
+                split[name] += cut
+            return split
+        for cut in windows:
+            held_out = max(1, round(self.held_out_share * len(cut)))
+            first = max(1, len(cut) - 2 * held_out)
+            split["train"] += cut[:first]
+            split["val"] += cut[first : first + held_out] or cut[-1:]
+            split["test"] += cut[first + held_out :] or cut[-1:]
+        return split
+
+    def _cut(self, info: MediaInfo, beside: Path | None) -> list[Window]:
+        whole = int(info.duration_s / self.clip_seconds + 1e-6)
+        rest = info.duration_s - whole * self.clip_seconds
         lengths = [self.clip_seconds] * whole
         if rest >= SHORTEST_WINDOW_S or not lengths:
             lengths.append(max(rest, SHORTEST_WINDOW_S))
-        return [Window(path, k * self.clip_seconds, length) for k, length in enumerate(lengths)]
+        last = len(lengths) - 1
+        return [
+            Window(info, k * self.clip_seconds, length, k == last, beside)
+            for k, length in enumerate(lengths)
+        ]
 
     def clip(self, window: Window) -> Clip:
         """Read a window as the run's streams see it; raises MediaError."""
         video, audio = self.codecs.video, self.codecs.audio
-        clip = read_clip(
-            window.path,
-            start_s=window.start_s,
-            duration_s=window.duration_s,
-            fps=video.fps if video else None,
-            size=video.height_width if video else None,
-            sample_rate=audio.sample_rate if audio else None,
-            channels=audio.channels if audio else None,
-            frames=video is not None,
-            sound=audio is not None,
-            limits=self.limits,
-        )
-        beside = sidecar_text(window.path) if self.codecs.text else None
-        if beside is None:
+        frames, sound = self._wanted(window.info)
+        clip = Clip(name=window.path.name)
+        if frames or sound:
+            clip = read_clip(
+                window.path,
+                start_s=window.start_s,
+                duration_s=window.duration_s,
+                fps=video.fps if video else None,
+                size=video.height_width if video else None,
+                sample_rate=audio.sample_rate if audio else None,
+                channels=audio.channels if audio else None,
+                frames=frames,
+                sound=sound,
+                limits=self.limits,
+            )
+        if window.beside is None:
             return clip
-        length_s = probe(window.path, self.limits).duration_s
-        end_s = window.start_s + window.duration_s
-        return replace(clip, texts=said_between(read_text(beside), length_s, window.start_s, end_s))
+        return replace(clip, texts=window.said(read_text(window.beside)))
 
     def documents(self, split: Split) -> Documents:
         if self._windows is None:
@@ -175,10 +205,13 @@ class AudioVisual(ClipDataModule):
 
     def corpus(self) -> Iterable[str]:
         assert self._windows is not None
-        for path in sorted({window.path for window in self._windows["train"]}):
-            beside = sidecar_text(path)
-            if beside is not None:
-                yield from (piece.text for piece in read_text(beside))
+        for beside, windows in groupby(self._windows["train"], lambda window: window.beside):
+            try:
+                pieces = read_text(beside) if beside is not None else ()
+            except MediaError:
+                continue  # its documents will be skipped by name
+            for window in windows:
+                yield from (piece.text for piece in window.said(pieces))
 
 
 class _Windows:
@@ -190,13 +223,19 @@ class _Windows:
 
     def document(self, epoch: int, index: int) -> Batch | Skipped:
         window = self.windows[index]
+        info = window.info
         try:
             row = self.module.encode(self.module.clip(window))
         except MediaError as error:
-            return Skipped(error.path, error.reason)
+            # A stream may end before one that the run does not use; else the header was wrong.
+            unused = self.module._wanted(info) != (info.has_video, info.has_audio)
+            ended = unused and window.start_s > 0 and error.reason.startswith(NOTHING)
+            return Skipped(error.path, error.reason, harmless=ended)
         if row is None:
             where = f"{window.start_s:g} to {window.start_s + window.duration_s:g} s"
-            return Skipped(str(window.path), f"has no frame, sound or text from {where}")
+            only = window.start_s == 0 and window.is_last
+            reason = f"has no frame, sound or text from {where}"
+            return Skipped(str(window.path), reason, harmless=not only)
         return row
 
 
@@ -215,8 +254,9 @@ def said_between(
 ) -> tuple[TextPiece, ...]:
     """The words that end in (start_s, end_s], on a clock that starts at start_s.
 
-    Words share their piece's time in proportion to their letters; untimed pieces share the file's
-    `length_s` in the same way.
+    Words share their piece's time in proportion to their letters, as the encoder has it; untimed
+    pieces share the file's `length_s` in the same way. What begins after `length_s` is left out. A
+    window that starts at 0 has the words that end at 0, too.
     """
     pieces = list(pieces)
     untimed = [piece for piece in pieces if piece.start_s is None]
@@ -228,21 +268,33 @@ def said_between(
             first = length_s * passed / letters
             passed += len(piece.text) + 1
             piece = TextPiece(piece.text, first, length_s * passed / letters)
-        said = [w for w in _words(piece) if start_s < w.end_s <= end_s]
+        elif piece.start_s > length_s:
+            continue
+        said = [
+            word
+            for word in _words(piece)
+            if word.end_s <= end_s and (word.end_s > start_s or start_s == 0)
+        ]
         if said:
-            begin = max(0.0, said[0].start_s - start_s)
+            # The first word may begin before the window: its times stay right only so.
             text = " ".join(word.text for word in said)
-            found.append(TextPiece(text, begin, said[-1].end_s - start_s))
+            found.append(TextPiece(text, said[0].start_s - start_s, said[-1].end_s - start_s))
     return tuple(found)
 
 
 def _words(piece: TextPiece) -> list[TextPiece]:
-    words = piece.text.split()
-    letters = sum(len(word) + 1 for word in words)
+    words = mended(piece.text).split()
+    letters = len(" ".join(words))
     span = piece.end_s - piece.start_s
     timed, passed = [], 0
     for word in words:
         begin = piece.start_s + span * passed / letters
-        passed += len(word) + 1
+        passed += len(word)
         timed.append(TextPiece(word, begin, piece.start_s + span * passed / letters))
+        passed += 1  # the space
     return timed
+
+
+def _texts(folder: Path) -> bool:
+    """Whether there is a text file; spares every media file a search of its folder."""
+    return any(entry.suffix.lower() in TEXT_SUFFIXES for entry in folder.iterdir())

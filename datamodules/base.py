@@ -1,28 +1,31 @@
-"""What all datamodules share: clips in, packed batches out, in an order that is a pure function of the seed.
+"""What all datamodules share: clips in, packed batches out, in an order that is the seed's alone.
 
 1. order:    (seed, epoch) -> the indices of the epoch, cut evenly between ranks
-2. document: index -> Clip -> Tokens -> one-document row, in worker processes; what cannot be read -> Skipped
-3. pack:     one-document rows -> rows of fixed length -> Batch, in the main process, in the order of step 1
+2. document: index -> Clip -> Tokens -> one-document row, in worker processes; or Skipped
+3. pack:     one-document rows -> rows of fixed length -> Batch, in the main process, in that order
 
 Steps 1 and 3 do not depend on the number of workers, so neither does what the model sees.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmpredict.schema import Batch, Clip, Layout, Statistics
+from mmpredict.schema import Batch, Clip, Layout, Statistics, UserError
 from mmpredict.sequence import BestFit, first_blocks, interleave, pack
 from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
 
 Split = str  # "train", "val" or "test"
+SEARCH = 8  # times more documents are looked at for the statistics of a stream that is rare
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Loading:
         timeout_s: stop when a worker is silent for so long.
     """
 
-    context_length: int = 1024
+    context_length: int = 2048
     rows: int = 8
     workers: int = 1
     open_rows: int = 16
@@ -58,10 +61,17 @@ class Loading:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A document that could not be read; `source` is the file, of which there may be many documents."""
+    """A document that could not be read.
+
+    Args:
+        source: the file, of which there may be many documents.
+        reason: why.
+        harmless: only this stretch of the file is empty; the file is not counted as broken.
+    """
 
     source: str
     reason: str
+    harmless: bool = False
 
 
 class Documents(Protocol):
@@ -83,8 +93,13 @@ class SkipLog:
         self.reasons: dict[str, str] = {}
         self.truncated = 0
 
+    def note(self, skipped: Skipped) -> None:
+        if not skipped.harmless:
+            self.reasons.setdefault(skipped.source, skipped.reason)
+
     def add(self, skipped: Skipped) -> None:
-        self.reasons.setdefault(skipped.source, skipped.reason)
+        """Note it, and stop if it is one too many."""
+        self.note(skipped)
         self.check()
 
     def check(self) -> None:
@@ -94,7 +109,7 @@ class SkipLog:
         if bad and (many or bad > total / 2):
             shown = [f"  {source}: {reason}" for source, reason in list(self.reasons.items())[:20]]
             more = [f"  ... and {bad - 20} more"] if bad > 20 else []
-            raise ValueError(
+            raise UserError(
                 "\n".join(
                     [
                         f"{bad} of {total} files cannot be used (limits: "
@@ -142,7 +157,7 @@ class PackedLoader:
         world_size: int = 1,
     ) -> None:
         if not len(documents):
-            raise ValueError("there is not a single document to read; check the data's folder and split")
+            raise ValueError("there is no document to read; check the data's folder and split")
         self.documents, self.loading, self.skip_log = documents, loading, skip_log
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = 0
@@ -155,7 +170,7 @@ class PackedLoader:
             persistent_workers=loading.workers > 0,
             timeout=loading.timeout_s if loading.workers else 0,
             prefetch_factor=4 * loading.rows if loading.workers else None,
-            collate_fn=_as_it_is,
+            collate_fn=_as_arrays,
         )
 
     def order(self, epoch: int) -> list[tuple[int, int]]:
@@ -174,23 +189,30 @@ class PackedLoader:
             self.epoch += 1
         packer = BestFit(self.loading.context_length, self.loading.open_rows)
         ready: list[list[Batch]] = []
+        nothing = bool(self._order)
         for item in self._items:
             if isinstance(item, Skipped):
                 self.skip_log.add(item)
                 continue
-            document = first_blocks(item, self.loading.context_length)
-            self.skip_log.truncated += document is not item
+            nothing = False
+            whole = item.map(torch.from_numpy)
+            document = first_blocks(whole, self.loading.context_length)
+            self.skip_log.truncated += document is not whole
             ready += packer.add(document)
             while len(ready) >= self.loading.rows:
                 yield pack(ready[: self.loading.rows], self.loading.context_length)
                 ready = ready[self.loading.rows :]
+        if nothing:  # or a trainer that counts steps would go round and round
+            raise UserError(f"none of {len(self._order)} documents holds a stream of the recipe")
         ready += packer.flush()
         for first in range(0, len(ready), self.loading.rows):
             yield pack(ready[first : first + self.loading.rows], self.loading.context_length)
 
 
-def _as_it_is(item: Batch | Skipped) -> Batch | Skipped:
-    return item
+def _as_arrays(item: Batch | Skipped) -> Batch | Skipped:
+    """What a worker sends. A tensor would keep a file open in both processes until it is packed, so
+    that the usual limit of 1024 open files is soon passed; arrays go through the pipe."""
+    return item if isinstance(item, Skipped) else item.map(Tensor.numpy)
 
 
 class ClipDataModule(LightningDataModule, ABC):
@@ -237,13 +259,31 @@ class ClipDataModule(LightningDataModule, ABC):
         if text is not None and not text.is_fitted:
             self.codecs = replace(self.codecs, text=text.fit(self.corpus()))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker that is spawned, not forked, gets the data without the trainer and model."""
+        return self.__dict__ | {"trainer": None}
+
+    def check_context(self, seconds: float) -> None:
+        """Refuse clips whose frames and sound alone are longer than a row."""
+        positions = sum(
+            math.ceil(seconds / spec.period_s - 1e-6) * spec.positions_per_block
+            for spec in self.layout.streams
+            if spec.period_s
+        )
+        if positions > self.loading.context_length:
+            raise ValueError(
+                f"{seconds:g} s of frames and sound are {positions} positions, "
+                f"data.loading.context_length is {self.loading.context_length}; raise it, take "
+                "shorter clips, lower video.fps or video.size, or take larger patches"
+            )
+
     def encode(self, clip: Clip) -> Batch | None:
         """One-document row of a clip; None if it has none of the run's streams."""
         streams = self.codecs.encode(clip)
         return interleave(streams, self.layout) if streams else None
 
     def statistics(self) -> Statistics:
-        """Mean and deviation of the continuous streams over the first training documents."""
+        """Mean and deviation of the continuous streams over some of the training documents."""
         if self._statistics is None:
             self._statistics = measure(self.documents("train"), self.codecs, self.loading)
         return self._statistics
@@ -274,14 +314,20 @@ class ClipDataModule(LightningDataModule, ABC):
 
 
 def measure(documents: Documents, codecs: Codecs, loading: Loading) -> Statistics:
-    """Mean and deviation per group of values (colour channel, mel bin) over leading documents.
+    """Mean and deviation per group of values (colour channel, mel bin).
 
-    A stream that these documents lack gets mean 0 and deviation 1.
+    Measured over `loading.statistics_documents` documents, drawn evenly, because neighbours are
+    alike; while they lack a stream, over up to SEARCH times as many. A stream that is still missing
+    gets mean 0 and deviation 1.
     """
     mean: dict[int, torch.Tensor] = {}
     std: dict[int, torch.Tensor] = {}
     seen: dict[int, list[torch.Tensor]] = {}
-    for index in range(min(loading.statistics_documents, len(documents))):
+    streams = {m for m, codec in codecs.by_modality.items() if not codec.spec.is_discrete}
+    drawn = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0)).tolist()
+    for place, index in enumerate(drawn[: SEARCH * loading.statistics_documents]):
+        if place >= loading.statistics_documents and streams <= seen.keys():
+            break
         row = documents.document(0, index)
         if isinstance(row, Skipped):
             continue
@@ -290,10 +336,8 @@ def measure(documents: Documents, codecs: Codecs, loading: Loading) -> Statistic
                 x = values.double()
                 sums = torch.stack([torch.full_like(x[0], len(x)), x.sum(0), x.square().sum(0)])
                 seen.setdefault(modality, []).append(sums)
-    for modality, codec in codecs.by_modality.items():
-        if codec.spec.is_discrete:
-            continue
-        groups = codec.groups_D
+    for modality in sorted(streams):
+        groups = codecs.by_modality[modality].groups_D
         if modality not in seen:
             mean[modality], std[modality] = torch.zeros(len(groups)), torch.ones(len(groups))
             continue
@@ -304,3 +348,29 @@ def measure(documents: Documents, codecs: Codecs, loading: Loading) -> Statistic
         spread = (second / count - centre.square()).clamp(min=0).sqrt()
         mean[modality], std[modality] = centre[groups].float(), spread[groups].float()
     return Statistics(mean=mean, std=std)
+
+
+def split_by_hash(hashes: Sequence[str], share: float) -> list[Split]:
+    """The split of each content by its hash in hex digits.
+
+    Below `share` of the range it is "test", below twice that "val", else "train". Needs three
+    different contents: the largest hash trains and the two smallest are held out in any case, so
+    that no split is empty. Equal contents share a split. When contents are added, none that trained
+    is ever held out (unless all were below the threshold), while one that was held out only because
+    there had to be one may come to train.
+    """
+    order = sorted(set(hashes))
+    place = [int(h[:16], 16) / 16 ** len(h[:16]) for h in order]
+    names = ["test" if x < share else "val" if x < 2 * share else "train" for x in place]
+    names[-1] = "train"
+    if "test" not in names:
+        names[0] = "test"
+    if "val" not in names:
+        names[max(1, names.count("test") - 1)] = "val"
+    split = dict(zip(order, names, strict=True))
+    return [split[h] for h in hashes]
+
+
+def mended(text: str) -> str:
+    """`text` with lone surrogates, which JSON can hold and no vocabulary can spell, as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""Text alone. In: .txt and .jsonl files, or the text that ships with Python. Out: documents of tokens."""
+"""Text alone. In: .txt and .jsonl files, or the text that ships with Python. Out: documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.base import ClipDataModule, Documents, Loading, Skipped, Split
+from datamodules.base import (
+    ClipDataModule,
+    Documents,
+    Loading,
+    Skipped,
+    Split,
+    mended,
+    split_by_hash,
+)
 from mmpredict.media import MediaError, read_text
 from mmpredict.schema import Batch, Clip, Modality, TextPiece, Tokens
 from mmpredict.sequence import interleave
@@ -23,15 +31,16 @@ PASSAGE_CHARACTERS = 20_000  # split unit: long texts are cut into passages of w
 class Text(ClipDataModule):
     """Text files; without a folder, the 465 thousand characters of Python's own help topics.
 
-    Texts are cut into passages of whole lines, passages are split between training, validation and test
-    by a hash of their content, and each is cut into documents of `context_length` tokens. Nothing is
-    dropped.
+    Texts are cut into passages of whole lines, passages are split between training, validation and
+    test by a hash of their content (see `split_by_hash`), and each is cut into documents of
+    `context_length` tokens. Nothing is dropped but white space around paragraphs of a file.
 
     Args:
-        root: folder (searched with its subfolders) or one file, .txt or .jsonl with a "text" key; null
-            for `pydoc_data.topics`.
+        root: folder (searched with its subfolders, hidden ones left out) or one file, .txt or
+            .jsonl with a "text" key; null for `pydoc_data.topics`.
         text: encoder.
-        held_out_share: share of the passages for validation, and as much again for testing.
+        held_out_share: expected share of the passages for validation, and as much again for
+            testing.
         loading: how documents become batches.
         seed: of the order of the training documents.
     """
@@ -48,7 +57,7 @@ class Text(ClipDataModule):
         super().__init__(audio=None, video=None, text=text, loading=loading, seed=seed)
         if not 0 < held_out_share < 0.5:
             raise ValueError(f"data.held_out_share={held_out_share:g} must lie between 0 and 0.5")
-        self.root = None if root is None else Path(root)
+        self.root = None if root is None else Path(root).expanduser()
         self.held_out_share = held_out_share
         self._passages: dict[Split, list[str]] | None = None
         self._documents: dict[Split, list[np.ndarray]] = {}
@@ -62,14 +71,12 @@ class Text(ClipDataModule):
         if self.root is None:
             topics = importlib.import_module("pydoc_data.topics").topics
             return [topics[name] for name in sorted(topics)]
-        if self.root.is_file():
-            files = [self.root]
-        else:
-            files = sorted(p for p in self.root.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = [self.root] if self.root.is_file() else self._listed()
         if not files:
+            lack = f"holds no {' or '.join(SUFFIXES)} file"
             raise ValueError(
-                f"data.root={self.root} holds no {' or '.join(SUFFIXES)} file; give the folder that "
-                "holds them, or null for the text that ships with Python"
+                f"data.root={self.root} {lack if self.root.exists() else 'does not exist'}; give "
+                "the folder that holds your texts, or null for the text that ships with Python"
             )
         self.skip_log.num_sources = len(files)
         texts: list[str] = []
@@ -77,24 +84,36 @@ class Text(ClipDataModule):
             try:
                 pieces = read_text(path)
             except MediaError as error:
-                self.skip_log.add(Skipped(error.path, error.reason))
+                self.skip_log.note(Skipped(error.path, error.reason))
                 continue
             if path.suffix.lower() == ".jsonl":
                 texts += [piece.text for piece in pieces]
             else:
                 texts.append("\n\n".join(piece.text for piece in pieces))
-        return [text for text in texts if text]
+        self.skip_log.check()
+        return [mended(text) for text in texts if text]
+
+    def _listed(self) -> list[Path]:
+        return sorted(
+            path
+            for path in self.root.rglob("*")
+            if path.suffix.lower() in SUFFIXES
+            and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+        )
 
     def _split(self, texts: list[str]) -> dict[Split, list[str]]:
         passages = [passage for text in texts for passage in cut_passages(text)]
-        if len(passages) < 3:
+        if len(set(passages)) < 3:
             raise ValueError(
-                f"{self.root} holds {sum(map(len, texts))} characters, too few to hold out a "
-                f"validation and a test passage of {PASSAGE_CHARACTERS}; give more text"
+                f"data.root={self.root} holds {sum(map(len, texts))} characters, too few to hold "
+                f"out a validation and a test passage of up to {PASSAGE_CHARACTERS}; give more text"
             )
-        place = sorted(passages, key=lambda p: hashlib.sha256(_bytes(p)).hexdigest())
-        count = max(1, round(self.held_out_share * len(place)))
-        return {"test": place[:count], "val": place[count : 2 * count], "train": place[2 * count :]}
+        hashes = [hashlib.sha256(passage.encode()).hexdigest() for passage in passages]
+        split: dict[Split, list[str]] = {"train": [], "val": [], "test": []}
+        names = split_by_hash(hashes, self.held_out_share)
+        for _, name, passage in sorted(zip(hashes, names, passages, strict=True)):
+            split[name].append(passage)
+        return split
 
     def documents(self, split: Split) -> Documents:
         if self._passages is None:
@@ -131,7 +150,10 @@ class _Passages:
 
 
 def cut_passages(text: str) -> list[str]:
-    """Whole lines, as many as fit into PASSAGE_CHARACTERS; a longer line is cut. Joined, they are `text`."""
+    """Whole lines, as many as fit into PASSAGE_CHARACTERS; a longer line is cut.
+
+    Joined, they are `text`.
+    """
     passages: list[str] = []
     for line in text.splitlines(keepends=True):
         for start in range(0, len(line), PASSAGE_CHARACTERS):
@@ -141,7 +163,3 @@ def cut_passages(text: str) -> list[str]:
             else:
                 passages.append(part)
     return passages
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -14,7 +14,7 @@ CORPUS_SCENES = 500
 
 
 class World(ClipDataModule):
-    """Scenes of rolling, falling, stacked, hidden, carried and lifted things, with sound and captions.
+    """Scenes of rolling, falling, stacked, hidden, carried and lifted things that sound, captioned.
 
     Args:
         audio, video, text: encoders; null leaves the stream out.
@@ -49,6 +49,10 @@ class World(ClipDataModule):
         self.sizes = {"train": train_scenes, "val": val_scenes, "test": test_scenes}
         self.scene_splits = {**SCENE_SPLITS, "test": test_split}
         self.scene("test", 0, 0)  # an unknown family or split is said now
+
+    def setup(self, stage: str | None = None) -> None:
+        self.check_context(self.condition.seconds)
+        super().setup(stage)
 
     def scene(self, split: Split, epoch: int, index: int) -> Scene:
         """The scene behind a document."""

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.7,
         help="of the words; 0: the likeliest (default 0.7)",
     )
-    add("--steps", type=int, default=20, help="steps of the flow heads per block (default 20)")
+    add("--steps", type=int, default=10, help="steps of the flow heads per block (default 10)")
     add("--seed", type=int, default=0, help="seed of the draws (default 0)")
     add(
         "--prompt_seconds",

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pytest
 import torch
 
-THREADS = 2
+THREADS = 1
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,7 +58,7 @@ def rollout(  # noqa: PLR0913 - the front door of the room; every argument is a 
     temperature: float = 1.0,
     text_temperature: float = 0.7,
     min_p: float = 0.05,
-    steps: int = 20,
+    steps: int = 10,
     seed: int = 0,
     context_length: int = 1024,
     max_text_run: int = 64,

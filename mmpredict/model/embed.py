@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from mmpredict.schema import Batch, Layout, Statistics
 
+STD_FLOOR = 0.1  # of the stream's mean deviation
+
 
 class Standardise(nn.Module):
     """Raw values (uint8 patches, log-mels) to zero mean and unit deviation, and back.
@@ -61,7 +63,10 @@ class Embed(nn.Module):
             if not spec.is_discrete:
                 scale = self.standardise[spec.name]
                 scale.mean.copy_(statistics.mean[spec.modality])
-                scale.std.copy_(statistics.std[spec.modality].clamp(min=1e-4))
+                std = statistics.std[spec.modality]
+                # Values that happened not to move where they were measured must not explode later.
+                floor = STD_FLOOR * std.mean() if std.any() else 1.0
+                scale.std.copy_(std.clamp(min=floor))
 
     def values(self, batch: Batch, modality: int) -> Tensor:
         """(M, P, width) standardised blocks of a continuous stream."""

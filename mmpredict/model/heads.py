@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from mmpredict.model.attention import Block, SwiGLU
 from mmpredict.schema import IdsPrediction, StreamSpec, ValuesPrediction
 
+LEVEL_OCTAVES = 8  # frequencies in which the head sees the noise level
+
 
 @dataclass(frozen=True)
 class HeadConfig:
@@ -86,7 +88,9 @@ class ValuesHead(nn.Module):
         self.from_noised = nn.Linear(spec.width, dim, bias=False)
         self.from_mean = nn.Linear(spec.width, dim, bias=False)
         self.from_z = nn.Linear(z_dim, dim, bias=False)
-        self.from_level = nn.Sequential(nn.Linear(32, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.from_level = nn.Sequential(
+            nn.Linear(2 * LEVEL_OCTAVES, dim), nn.SiLU(), nn.Linear(dim, dim)
+        )
         hidden = 64 * round(dim * 8 / 3 / 64) or 64
         heads = config.num_heads
         self.layers = nn.ModuleList(
@@ -147,23 +151,33 @@ class ValuesHead(nn.Module):
         previous_MPD: Tensor,
         *,
         draws: int = 1,
-        steps: int = 20,
+        steps: int = 10,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """(R, M, P, D) samples, by Euler steps from noise of scale `temperature` (0: the mean
-        itself).
+        """(R, M, P, D) samples, from noise of scale `temperature` (0: the mean itself).
+
+        Heun's method on levels that lie closer towards the clean end, two evaluations a step: the
+        deviation of a Gaussian comes out right to 8 % at sigma = 0.02 with 10 steps, where 20 Euler
+        steps on even levels lose 65 % of it (docs/LOG.md).
         """
         mean_MPD = self.mean(z_MPZ, previous_MPD)
         shape = (draws, *mean_MPD.shape)
         if self.config.kind == "regression" or temperature == 0:
             return mean_MPD.expand(shape).clone()
         x = torch.randn(shape, generator=generator, device=mean_MPD.device) * temperature
-        levels = torch.linspace(0, 1, steps + 1)
-        for level, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+
+        def velocity(x: Tensor, level: float) -> Tensor:
             level_RM = torch.full(shape[:2], level, device=x.device)
-            clean = self.denoise(x, level_RM, z_MPZ, mean_MPD)
-            x = x + (following - level) * (clean - x) / (1 - level)  # level < 1: ends on `clean`
+            return (self.denoise(x, level_RM, z_MPZ, mean_MPD) - x) / (1 - level)
+
+        levels = (1 - (1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)).square()).tolist()
+        for level, following in zip(levels[:-1], levels[1:], strict=True):
+            slope = velocity(x, level)
+            ahead = x + (following - level) * slope
+            if following < 1:  # there the slope is not defined; `ahead` is the clean block
+                slope = (slope + velocity(ahead, following)) / 2
+            x = x + (following - level) * slope
         return x
 
 
@@ -180,7 +194,7 @@ class _FeedForward(nn.Module):
 
 
 def _level_features(level: Tensor) -> Tensor:
-    """(..., 32) sines and cosines of a level in [0, 1]."""
-    octaves = 2.0 ** torch.arange(16, device=level.device) * (math.pi / 64)
+    """(..., 2 * LEVEL_OCTAVES) sines and cosines of a level in [0, 1]."""
+    octaves = 2.0 ** torch.arange(LEVEL_OCTAVES, device=level.device) * (math.pi / 4)
     angle = level[..., None].float() * octaves
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -66,9 +66,6 @@ class Query(nn.Module):
         self.stream = nn.Parameter(torch.zeros(dim))
         self.place = nn.Parameter(torch.zeros(spec.positions_per_block, dim))
         self.delay = nn.Linear(16, dim, bias=False)
-        self.start = nn.Parameter(
-            torch.zeros(2, dim)
-        )  # stands in for a missing prev_same, prev_any
 
     def forward(self, delay_s_MP: Tensor) -> Tensor:
         octaves = 2.0 ** torch.arange(-4, 4, device=delay_s_MP.device) * math.pi
@@ -108,8 +105,12 @@ class Predictor(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = nn.RMSNorm(dim)
-        self.from_any = nn.Linear(dim, dim, bias=False)
-        self.queries = nn.ModuleDict({s.name: Query(s, dim) for s in layout.streams})
+        # What stands in for a missing prev_same and prev_any.
+        self.starts = nn.ParameterDict({s.name: torch.zeros(2, dim) for s in layout.streams})
+        continuous = [s for s in layout.streams if not s.is_discrete]
+        self.queries = nn.ModuleDict({s.name: Query(s, dim) for s in continuous})
+        if continuous:
+            self.from_any = nn.Linear(dim, dim, bias=False)
         self._init_weights()  # before the heads: they begin at 0 on purpose
         self.heads = nn.ModuleDict()
         for spec in layout.streams:
@@ -148,7 +149,7 @@ class Predictor(nn.Module):
         past.
         """
         spec = self.layout[modality]
-        query = self.queries[spec.name]
+        start_2Z = self.starts[spec.name]
         mine = (batch.modality == modality).nonzero(as_tuple=True)
         row, any_N, same_N = mine[0], batch.prev_any[mine], batch.prev_same[mine]
 
@@ -157,13 +158,13 @@ class Predictor(nn.Module):
             return torch.where(index_N[:, None] >= 0, found, start.to(found.dtype))
 
         per_block = spec.positions_per_block
-        z_any = look(any_N, query.start[1]).unflatten(0, (-1, per_block))
+        z_any = look(any_N, start_2Z[1]).unflatten(0, (-1, per_block))
         if spec.is_discrete:
             return z_any
-        z_same = look(same_N, query.start[0]).unflatten(0, (-1, per_block))
-        time_BL = batch.positions[..., 0]
-        delay_N = torch.where(same_N >= 0, time_BL[mine] - time_BL[row, same_N.clamp(min=0)], 0.0)
-        return z_same + self.from_any(z_any) + query(delay_N.unflatten(0, (-1, per_block)))
+        z_same = look(same_N, start_2Z[0]).unflatten(0, (-1, per_block))
+        since_N = batch.end_s[mine] - batch.end_s[row, same_N.clamp(min=0)]
+        delay_MP = torch.where(same_N >= 0, since_N, 0.0).float().unflatten(0, (-1, per_block))
+        return z_same + self.from_any(z_any) + self.queries[spec.name](delay_MP)
 
     def previous(self, batch: Batch, modality: int) -> Tensor:
         """(M, P, D) standardised: the previous block of each block of a continuous stream; 0 if

@@ -33,6 +33,13 @@ class LossWeights:
     z: float = 1e-4
     next_stream: float = 0.1
 
+    def check(self, layout: Layout) -> None:
+        """Raise ValueError where a weight is given to a stream that the run does not have."""
+        names = [spec.name for spec in layout.streams]
+        unknown = sorted(set(self.streams or {}) - set(names))
+        if unknown:
+            raise ValueError(f"weights.streams names {unknown}; the streams of this run are {names}")
+
 
 @dataclass(frozen=True)
 class Losses:

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmpredict.schema import Batch
 
 FULL = 0.98  # a row this full is not worth waiting for
+PATIENCE = 32  # documents per open row for which the oldest row waits, at most
 
 
 @dataclass
@@ -33,6 +34,8 @@ class BestFit:
     open_rows: int = 16
     _rows: list[list[Batch]] = field(default_factory=list)
     _lengths: list[int] = field(default_factory=list)
+    _born: list[int] = field(default_factory=list)
+    _documents: int = 0
 
     def add(self, document: Batch) -> list[list[Batch]]:
         """Place one document; returns the rows (lists of documents) that are ready."""
@@ -42,6 +45,7 @@ class BestFit:
                 f"a document has {length} positions, data.context_length is {self.context_length}; "
                 "raise it, or shorten the clips, the frame rate or the frame size"
             )
+        self._documents += 1
         fitting = [
             i for i, used in enumerate(self._lengths) if used + length <= self.context_length
         ]
@@ -52,9 +56,12 @@ class BestFit:
         else:
             self._rows.append([document])
             self._lengths.append(length)
+            self._born.append(self._documents)
             best = len(self._rows) - 1
         if self._lengths[best] >= FULL * self.context_length:
             return [self._close(best)]
+        if self._documents - self._born[0] >= PATIENCE * self.open_rows:
+            return [self._close(0)]
         if len(self._rows) > self.open_rows:
             return [self._close(max(range(len(self._rows)), key=lambda i: self._lengths[i]))]
         return []
@@ -65,6 +72,7 @@ class BestFit:
 
     def _close(self, index: int) -> list[Batch]:
         self._lengths.pop(index)
+        self._born.pop(index)
         return self._rows.pop(index)
 
 

@@ -39,6 +39,8 @@ class TextTokens:
     vocabulary: str | None = None
 
     def __post_init__(self) -> None:
+        if self.kind == "bytes" and self.path is not None:
+            raise ValueError(f"text.path={self.path} is for kind: bpe, and text.kind is bytes")
         if self.kind == "bpe" and self.path is None and self.vocab_size < 258:
             raise ValueError(
                 f"text.vocab_size={self.vocab_size} has no room for 256 bytes, END and one merge; "

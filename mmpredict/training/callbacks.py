@@ -292,7 +292,8 @@ class Samples(_Drawing):
             with self.courtesy("written text"):
                 samples.add_written_text(stem, subject, self.documents)
             with self.courtesy("rollout"):
-                samples.roll_on(stem, subject, self.documents, context_length=length)
+                pictures = samples.roll_on(stem, subject, self.documents, context_length=length)
+                show(trainer, pictures)
 
     def _subject(self, trainer: Trainer, module: LightningModule) -> samples.Subject:
         return samples.Subject(
@@ -323,10 +324,15 @@ class Samples(_Drawing):
         with self.courtesy("samples"), evaluating(module):
             subject = self._subject(trainer, module)
             pictures = samples.draw(self._stem(trainer), subject, self.documents)
-            boards = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
-            for picture in pictures:
-                for board in boards:
-                    picture.log(board.experiment, trainer.global_step)
+            show(trainer, pictures)
+
+
+def show(trainer: Trainer, pictures: list[samples.Picture]) -> None:
+    """Hand pictures and sounds to TensorBoard, where it is on."""
+    boards = [x.experiment for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
+    for picture in pictures:
+        for board in boards:
+            picture.log(board, trainer.global_step)
 
 
 class Report(_Drawing):

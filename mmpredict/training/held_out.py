@@ -49,7 +49,7 @@ class HeldOut:
         ngrams: dict[int, NgramCounts],
         *,
         samples: int = 8,
-        steps: int = 20,
+        steps: int = 10,
     ) -> None:
         self.predictor, self.ngrams, self.samples, self.steps = predictor, ngrams, samples, steps
         self.sums: dict[str, float] = defaultdict(float)

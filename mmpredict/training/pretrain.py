@@ -32,7 +32,7 @@ class Pretrain(LightningModule):
         decay_share: share of the steps, at the end, in which it falls to 0.
         weights: of the losses.
         eval_samples: futures drawn per block when validating.
-        sample_steps: Euler steps per future.
+        sample_steps: steps of the flow head per future.
     """
 
     def __init__(  # noqa: PLR0913 - the knobs of a recipe
@@ -47,9 +47,10 @@ class Pretrain(LightningModule):
         decay_share: float = 0.3,
         weights: LossWeights = LossWeights(),  # noqa: B008 - frozen
         eval_samples: int = 8,
-        sample_steps: int = 20,
+        sample_steps: int = 10,
     ) -> None:
         super().__init__()
+        weights.check(layout)
         self.predictor = Predictor(layout, predictor)
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.warmup_share, self.decay_share = warmup_share, decay_share

@@ -36,6 +36,7 @@ class Progress(ProgressBar):
         self._window_s = self._start_s = self._shown_s = 0.0
         self._start_step = self._last_tenth = 0
         self._tokens_per_s = 0.0
+        self._paused = False
 
     def disable(self) -> None:
         self._enabled = False
@@ -127,14 +128,16 @@ class Progress(ProgressBar):
         return "  ".join(parts)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused = True
         if self._bar is not None:
             self._bar.update(self._task, description=f"{self._line(trainer)}  validating")
             self._bar.refresh()
         elif self._enabled and trainer.state.fn == TrainerFn.VALIDATING:
             print("scoring the validation documents ...", flush=True)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tokens, self._window_s = 0, time.monotonic()  # validating is not training speed
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self._paused:  # validating, drawing and saving are not training speed
+            self._paused, self._tokens, self._window_s = False, 0, time.monotonic()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled:

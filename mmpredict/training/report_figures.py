@@ -124,6 +124,14 @@ def write_png(path: Path, image: np.ndarray) -> None:
     imsave(path, image)
 
 
+def read_png(path: Path) -> np.ndarray:
+    """(height, width, 3) uint8 on white."""
+    from matplotlib.image import imread
+
+    image = (imread(path) * 255).round().astype(np.uint8)
+    return on_white(image) if image.shape[2] == 4 else image
+
+
 def on_white(image: np.ndarray) -> np.ndarray:
     """(height, width, 3): without transparency, for viewers that have none."""
     alpha = image[..., 3:].astype(np.float32) / 255

@@ -28,6 +28,7 @@ from mmpredict.tokens import Codecs
 from mmpredict.training.report_figures import (
     amplified_difference,
     on_white,
+    read_png,
     spectrograms,
     strip,
     write_png,
@@ -35,7 +36,6 @@ from mmpredict.training.report_figures import (
 
 FRAMES = 8  # columns of a strip
 STRIPS, SOUNDS, TEXTS = 2, 1, 3  # documents shown
-SAMPLE_STEPS = 20
 WRITTEN_TOKENS = 96
 WRITING_S = 10.0  # writing stops here: a big model on a small machine must not hold up the run
 PROMPT_SHARE = 0.5
@@ -140,7 +140,7 @@ def _forecasts(  # noqa: PLR0913 - what one stream's forecast needs
     z = predictor.condition(batch, hidden, spec.modality)[shown_K]
     truth = predictor.embed.values(batch, spec.modality)[shown_K]
     previous = predictor.previous(batch, spec.modality)[shown_K]
-    sample = head.sample(z, previous, steps=SAMPLE_STEPS, generator=generator)[0]
+    sample = head.sample(z, previous, generator=generator)[0]
     made = (truth, previous, head.mean(z, previous), sample)
     return [scale.inverse(x.float()).float().cpu() for x in made]
 
@@ -346,7 +346,9 @@ def write_json(path: Path, content: list[Any] | dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def roll_on(stem: Path, subject: Subject, documents: list[Batch], *, context_length: int) -> None:
+def roll_on(
+    stem: Path, subject: Subject, documents: list[Batch], *, context_length: int
+) -> list[Picture]:
     """Let the model go on from the first half of a document with frames, or else sound."""
     from mmpredict.generate import rollout, write_rollout
 
@@ -354,18 +356,23 @@ def roll_on(stem: Path, subject: Subject, documents: list[Batch], *, context_len
     document = max(documents, key=_worth_showing)
     prompt = first_blocks(document, max(1, int(document.modality.shape[1] * PROMPT_SHARE)))
     start_s, end_s = (float(d.end_s.nan_to_num().max()) for d in (prompt, document))
-    seconds = min(LONGEST_ROLLOUT_S, end_s - start_s)
-    if not _worth_showing(document)[0] or seconds < LEAST_ROLLOUT_S:
-        return
+    seconds = min(LONGEST_ROLLOUT_S, max(LEAST_ROLLOUT_S, end_s - start_s))
+    if not _worth_showing(document)[0]:
+        return []
     clip = codecs.decode(separate(prompt, predictor.layout))
     made = rollout(predictor, codecs, clip, seconds=seconds, seed=0, context_length=context_length)
-    write_rollout(made, beside(stem, "rollout"))
+    files = write_rollout(made, beside(stem, "rollout"))
     about = {
         "prompt_end_s": made.prompt_end_s,
         "notices": list(made.notices),
         "texts": [[piece.text, piece.start_s, piece.end_s] for piece in made.clip.texts],
     }
     write_json(beside(stem, "rollout.json"), about)
+    pictures = [Picture("rollout", rgb=read_png(f)) for f in files if f.suffix == ".png"]
+    if made.clip.waveform_CS is not None:
+        mono = made.clip.waveform_CS.mean(dim=0)
+        pictures.append(Picture("rollout", sound=mono, sample_rate=made.clip.sample_rate))
+    return pictures
 
 
 def _worth_showing(document: Batch) -> tuple[int, int]:

@@ -189,9 +189,8 @@ def test_any_streams_may_be_missing_and_every_parameter_of_the_others_learns(
 
 
 def unused(name: str, subset: set[int]) -> bool:
-    """What words do not use: a text query is the start vector of `prev_any` alone."""
-    of_text = name.startswith("queries.text.") and not name.endswith("start")
-    return of_text or (subset == {TEXT} and name.startswith("from_any"))
+    """What words do not use: text is read from `prev_any` alone."""
+    return subset == {TEXT} and name.startswith("from_any")
 
 
 def test_statements_have_the_shapes_of_the_contract():

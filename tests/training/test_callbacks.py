@@ -7,6 +7,8 @@ import math
 import re
 import time
 from collections.abc import Iterable
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from mmpredict.training import Pretrain, samples
 from mmpredict.training.callbacks import (
     Checkpoints,
     FinalTable,
+    Progress,
     Report,
     Samples,
     run_callbacks,
@@ -198,9 +201,21 @@ def test_few_lines_before_the_first_step(
     lines = [line for line in opening.splitlines() if line.strip()]
     assert [line.split()[0] for line in lines] == ["data", "model", "steps"]
     assert "\x1b" not in out and "\r" not in out
-    assert re.search(r"10/10 .*tok/s.*audio \S+ .*text \S+ .*video \S+", rest.replace("\n", " "))
+    assert re.search(r"10/10  \S+ tok/s  audio \S+  video \S+  text \S+\n", rest)
     assert "2 files skipped:" in rest and "clip-4.mp4: it ends in the middle" in rest
     assert all(len(line) <= 80 for line in rest.splitlines() if "better" in line or "worse" in line)
+
+
+def test_bar_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(time, "monotonic", partial(next, count(0, 2)))  # every step is due
+    fit(tmp_path, Squares("text"), steps=4, callbacks=[Progress()])
+    said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
+    assert re.search(r" 3/4  \S+ tok/s  0:0\d left  text \d", said)
+    assert re.search(r" 4/4  \S+ tok/s  text \d", said)
 
 
 def test_a_failing_drawing_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,223 @@
+"""Order, ranks, workers and packing of `PackedLoader`, with documents that can be counted."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+import time
+
+import pytest
+import torch
+
+from datamodules import Loading, Skipped, World
+from mmpredict.schema import Batch, UserError
+from tests.datamodules.small import (
+    Numbered,
+    all_documents,
+    codecs,
+    loader,
+    loading,
+    numbers,
+    same,
+)
+
+
+def epochs(count: int, **options: object) -> list[list[Batch]]:
+    batches = loader(Numbered(), **options)
+    return [list(batches) for _ in range(count)]
+
+
+def test_an_epoch_holds_every_document_once():
+    for number, batches in enumerate(epochs(3, seed=4)):
+        assert sorted(numbers(batches)) == [n + 100 * number for n in range(23)]
+
+
+def test_every_token_is_kept():
+    batches = epochs(1, seed=0)[0]
+    assert sum(batch.num_tokens for batch in batches) == sum(3 + n % 7 for n in range(23))
+    assert all(batch.doc_id.shape == (2, 16) for batch in batches[:-1])
+
+
+def test_validation_keeps_the_documents_and_never_changes():
+    first, second = epochs(2)
+    assert sorted(numbers(first)) == list(range(23))
+    assert all(map(same, first, second))
+
+
+def test_the_seed_decides_the_order_and_epochs_differ():
+    one, again, other = (loader(Numbered(), seed=seed) for seed in (1, 1, 2))
+    assert [one.order(e) for e in range(3)] == [again.order(e) for e in range(3)]
+    assert one.order(0) != other.order(0)
+    assert [index for _, index in one.order(0)] != [index for _, index in one.order(1)]
+    assert [index for _, index in one.order(0)] != list(range(23))
+
+
+def test_the_order_does_not_touch_the_global_random_state():
+    before = torch.get_rng_state()
+    epochs(1, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_batches_do_not_depend_on_the_number_of_workers(seed):
+    """Two epochs, with workers that stay alive in between: bytes are equal."""
+    for alone, together in zip(
+        epochs(2, seed=seed), epochs(2, seed=seed, workers=2, timeout_s=60.0), strict=True
+    ):
+        assert len(alone) == len(together)
+        assert all(map(same, alone, together))
+
+
+def test_an_epoch_that_is_left_early_leaves_nothing_behind():
+    """A trainer with limit_val_batches breaks off; the next epoch starts at its beginning."""
+    batches = loader(Numbered(60), workers=2, timeout_s=60.0)
+    next(iter(batches))
+    assert sorted(numbers(batches)) == list(range(60))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_part_the_epoch_between_them(world_size):
+    ranks = [loader(Numbered(), seed=1, rank=r, world_size=world_size) for r in range(world_size)]
+    for _ in range(2):
+        parts = [rank.order(1) for rank in ranks]
+        assert sorted(sum(parts, [])) == [(1, n) for n in range(23)]
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_many_small_documents_do_not_run_out_of_open_files():
+    """Rows of hundreds of documents wait at once, each in many tensors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        batches = loader(
+            Numbered(300), workers=1, timeout_s=60.0, context_length=1024, open_rows=16, rows=4
+        )
+        assert sorted(numbers(batches)) == list(range(300))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_document_that_is_too_long_is_cut_and_counted():
+    batches = loader(Numbered(4, length=lambda n: 10 + 5 * n))
+    assert sum(batch.num_tokens for batch in batches) == 10 + 15 + 16 + 16
+    assert batches.skip_log.truncated == 2
+
+
+def _raise(index: int) -> None:
+    if index == 7:
+        raise ZeroDivisionError("seven cannot be read")
+
+
+def _kill(index: int) -> None:
+    if index == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang(index: int) -> None:
+    if index == 7:
+        time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "words"),
+    [
+        (_raise, ZeroDivisionError, "seven cannot be read"),
+        (_kill, RuntimeError, "killed by signal"),
+        (_hang, RuntimeError, "timed out after 1"),
+    ],
+)
+def test_a_worker_that_fails_stops_the_run_at_once(act, error, words):
+    batches = loader(Numbered(act=act), workers=2, timeout_s=1.5)
+    started = time.monotonic()
+    with pytest.raises(error, match=words):
+        list(batches)
+    assert time.monotonic() - started < 12
+    children = [worker for worker in batches._items._iterator._workers]
+    del batches
+    for child in children:  # ours, by id
+        if child.is_alive():
+            child.kill()
+        child.join(5)
+        assert not child.is_alive()
+
+
+def skip(every: int, files: int = 1000):
+    def act(index: int) -> Skipped | None:
+        return Skipped(f"file-{index % files}.mp4", "it ends early") if index % every == 0 else None
+
+    return act
+
+
+def test_skipped_documents_are_counted_once_by_file():
+    batches = loader(Numbered(40, act=skip(10, files=20)))
+    for _ in range(3):
+        assert len(numbers(batches)) == 36
+    assert batches.skip_log.reasons == {
+        "file-0.mp4": "it ends early",
+        "file-10.mp4": "it ends early",
+    }
+
+
+def test_more_than_half_stops_with_the_list():
+    batches = loader(Numbered(4, act=lambda n: skip(1)(n) if n < 3 else None))
+    with pytest.raises(UserError) as stop:
+        list(batches)
+    for part in ("3 of 4", "file-0.mp4: it ends early", "file-2.mp4: it ends early"):
+        assert part in str(stop.value)
+    half = loader(Numbered(4, act=lambda n: skip(1)(n) if n < 2 else None))
+    assert numbers(half) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("size", "every", "limits", "stops"),
+    [
+        (200, 20, {}, False),  # 10 of 200 is 5 %, not more
+        (199, 20, {}, True),  # 10 of 199 is more
+        (100, 12, {}, False),  # 9 %, but fewer than 10
+        (100, 12, {"min_skipped": 9}, True),
+        (199, 20, {"max_skipped_share": 0.06}, False),
+        (199, 20, {"min_skipped": 11}, False),
+    ],
+)
+def test_limits_of_what_may_be_skipped(size, every, limits, stops):
+    batches = loader(Numbered(size, act=skip(every)), **limits)
+    if stops:
+        with pytest.raises(UserError, match="max_skipped_share"):
+            list(batches)
+    else:
+        assert len(numbers(batches)) == size - len(batches.skip_log.reasons)
+
+
+def test_a_long_list_is_cut():
+    with pytest.raises(UserError) as stop:
+        list(loader(Numbered(60, act=skip(1)), max_skipped_share=1.0))
+    lines = str(stop.value).splitlines()
+    assert len(lines) == 22 and lines[-1] == "  ... and 11 more"
+
+
+def test_an_epoch_without_a_single_document_is_an_error():
+    """Nothing is broken, but nothing is there: a trainer that counts steps would never end."""
+    empty = Numbered(5, act=lambda n: Skipped("long.mp4", "no frame here", harmless=True))
+    with pytest.raises(UserError, match="none of 5 documents"):
+        list(loader(empty))
+    with pytest.raises(ValueError, match="no document"):
+        loader(Numbered(0))
+
+
+@pytest.mark.parametrize("name", ["context_length", "rows", "open_rows", "statistics_documents"])
+def test_loading_refuses_zero(name):
+    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+        Loading(**{name: 0})
+
+
+def test_documents_reach_a_spawned_worker_without_the_trainer():
+    """Where processes are spawned, the documents are pickled, and their datamodule with them."""
+    world = World(**codecs("audio", "video", "text"), train_scenes=2, loading=loading())
+    world.setup()
+    world.trainer = lambda: "cannot be pickled"  # like loggers and locks of a real one
+    documents = world.documents("train")
+    sent = pickle.loads(pickle.dumps(documents))
+    assert all(map(same, all_documents(documents), all_documents(sent)))
+    assert world.trainer is not None
