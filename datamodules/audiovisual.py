@@ -255,8 +255,8 @@ def said_between(
     """The words that end in (start_s, end_s], on a clock that starts at start_s.
 
     Words share their piece's time in proportion to their letters, as the encoder has it; untimed
-    pieces share the file's `length_s` in the same way. What begins after `length_s` is left out. A
-    window that starts at 0 has the words that end at 0, too.
+    pieces share the file's `length_s` in the same way. What begins at `length_s` or later is left
+    out. A window that starts at 0 has the words that end at 0, too.
     """
     pieces = list(pieces)
     untimed = [piece for piece in pieces if piece.start_s is None]
@@ -268,7 +268,7 @@ def said_between(
             first = length_s * passed / letters
             passed += len(piece.text) + 1
             piece = TextPiece(piece.text, first, length_s * passed / letters)
-        elif piece.start_s > length_s:
+        elif piece.start_s >= length_s > 0:
             continue
         said = [
             word

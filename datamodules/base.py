@@ -171,6 +171,7 @@ class PackedLoader:
             timeout=loading.timeout_s if loading.workers else 0,
             prefetch_factor=4 * loading.rows if loading.workers else None,
             collate_fn=_as_arrays,
+            generator=torch.Generator(),  # its own: an epoch must not shift the model's noise
         )
 
     def order(self, epoch: int) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ batches are being worked on is a crash, and keeps its traceback.
 
 from __future__ import annotations
 
+import csv
 import inspect
 import logging
 import os
@@ -23,6 +24,7 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import Checkpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mmpredict import recipe_files, run_folder
@@ -48,6 +50,7 @@ NOISE = (  # notes of Lightning on things that are as we want them
     r".*`weights_only` was not set",
     r".*[Dd]irectory .* exists and is not empty",
     r".*You have overridden `on_before_batch_transfer` in `LightningModule`",
+    r"Mismatch dtype between input and weight",  # rms_norm under autocast: slower, not wrong
 )
 PARSER_CHAFF = re.compile(
     r"^\s*(Does not validate against any of the Union|Subtypes:|Errors:|Given value( type)?:"
@@ -131,8 +134,8 @@ class TrainerCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:
         """Only the verb that was asked for: building the others takes seconds."""
-        built = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
-        return {self.command.verb: built | {"weights_only"}}
+        loaders = {"dataloaders", "train_dataloaders", "val_dataloaders"}
+        return {self.command.verb: loaders | {"model", "datamodule", "weights_only", "verbose"}}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Data first: the model is built from the streams that the data have.
@@ -198,7 +201,10 @@ class TrainerCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         # Full unpickling would run code that a checkpoint brings along.
-        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        settings = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        if subcommand in ("validate", "test"):
+            settings["verbose"] = False  # our own table says it, beside the baselines
+        return settings
 
 
 def loggers(run_dir: Path, asked: Any) -> list[Logger] | bool:
@@ -206,8 +212,28 @@ def loggers(run_dir: Path, asked: Any) -> list[Logger] | bool:
     if asked is False:
         return False
     wanted = [] if asked in (None, True) else list(asked) if isinstance(asked, list) else [asked]
-    ours = [kind for kind in (CSVLogger, TensorBoardLogger) if not _has(wanted, kind)]
+    replaced = {AppendingCSVLogger: CSVLogger, TensorBoardLogger: TensorBoardLogger}
+    ours = [kind for kind, base in replaced.items() if not _has(wanted, base)]
     return [kind(str(run_dir), name="", version="") for kind in ours] + wanted
+
+
+class AppendingCSVLogger(CSVLogger):
+    """Goes on in the run's metrics.csv; Lightning's own deletes what an earlier start wrote."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            metrics = Path(self.log_dir) / "metrics.csv"
+            aside = metrics.with_suffix(".csv.part")
+            if metrics.is_file():
+                os.replace(metrics, aside)
+            writer = super().experiment
+            if aside.is_file():
+                os.replace(aside, metrics)
+                with metrics.open(newline="") as file:
+                    writer.metrics_keys = next(csv.reader(file), [])
+        return self._experiment
 
 
 def callbacks(run_dir: Path, trainer: dict[str, Any]) -> list[Callback]:

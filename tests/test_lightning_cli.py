@@ -114,7 +114,8 @@ def test_a_used_folder_is_no_obstacle_and_nothing_is_lost(fit):
     assert fit("--run_dir", "here") == 0
     before = Path("here/metrics.csv").read_text().splitlines()
     assert fit("--run_dir", "here") == 0
-    assert Path("here/metrics.csv").read_text().splitlines()[: len(before)] == before
+    after = Path("here/metrics.csv").read_text().splitlines()
+    assert after[: len(before)] == before and len(after) == 2 * len(before) - 1
     assert len(json.loads(Path("here/env.json").read_text())["starts"]) == 2
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmpredict.model.attention import Block, SwiGLU
 from mmpredict.schema import IdsPrediction, StreamSpec, ValuesPrediction
 
+HEAD_DIM = 32  # values per attention head inside a head for blocks
 LEVEL_OCTAVES = 8  # frequencies in which the head sees the noise level
 
 
@@ -28,23 +29,19 @@ class HeadConfig:
         dim: width of the flow head.
         depth: layers of the flow head.
         draws: noise levels drawn per block and training step.
+        mean_depth: layers between z and the mean; 0 for a linear map.
     """
 
     kind: Literal["flow", "regression"] = "flow"
     dim: int = 128
     depth: int = 2
     draws: int = 2
+    mean_depth: int = 1
 
     def __post_init__(self) -> None:
-        if self.dim < 1 or self.dim % self.num_heads:
-            raise ValueError(
-                f"head.dim={self.dim} is not a multiple of its {self.num_heads} attention heads; "
-                f"take a multiple of 32"
-            )
-
-    @property
-    def num_heads(self) -> int:
-        return max(1, self.dim // 32)
+        for name in ("dim", "depth", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"head.{name}={getattr(self, name)} must be at least 1")
 
 
 class SoftmaxHead(nn.Module):
@@ -79,6 +76,11 @@ class ValuesHead(nn.Module):
         super().__init__()
         self.config = config
         self.skip = nn.Parameter(torch.ones(spec.width))
+        self.from_previous = nn.Linear(spec.width, z_dim, bias=False)
+        self.mean_layers = nn.ModuleList(
+            _layer(spec, z_dim) for _ in range(config.mean_depth)
+        )
+        self.mean_norm = nn.RMSNorm(z_dim)
         self.to_mean = nn.Linear(z_dim, spec.width, bias=False)
         nn.init.zeros_(self.to_mean.weight)
         if config.kind == "regression":
@@ -91,20 +93,16 @@ class ValuesHead(nn.Module):
         self.from_level = nn.Sequential(
             nn.Linear(2 * LEVEL_OCTAVES, dim), nn.SiLU(), nn.Linear(dim, dim)
         )
-        hidden = 64 * round(dim * 8 / 3 / 64) or 64
-        heads = config.num_heads
-        self.layers = nn.ModuleList(
-            Block(dim, heads, heads, hidden, qk_norm=True)
-            if spec.positions_per_block > 1
-            else _FeedForward(dim, hidden)
-            for _ in range(config.depth)
-        )
+        self.layers = nn.ModuleList(_layer(spec, dim) for _ in range(config.depth))
         self.norm = nn.RMSNorm(dim)
         self.to_correction = nn.Linear(dim, spec.width, bias=False)
         nn.init.zeros_(self.to_correction.weight)
 
     def mean(self, z_MPZ: Tensor, previous_MPD: Tensor) -> Tensor:
-        return (self.skip * previous_MPD + self.to_mean(z_MPZ)).float()
+        h = z_MPZ + self.from_previous(previous_MPD)
+        for layer in self.mean_layers:
+            h = layer(h)
+        return (self.skip * previous_MPD + self.to_mean(self.mean_norm(h))).float()
 
     def forward(
         self,
@@ -155,30 +153,31 @@ class ValuesHead(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """(R, M, P, D) samples, from noise of scale `temperature` (0: the mean itself).
+        """(R, M, P, D) samples, by Euler steps from noise of scale `temperature` (0: the mean).
 
-        Heun's method on levels that lie closer towards the clean end, two evaluations a step: the
-        deviation of a Gaussian comes out right to 8 % at sigma = 0.02 with 10 steps, where 20 Euler
-        steps on even levels lose 65 % of it (docs/LOG.md).
+        Ten steps narrow sharp blocks; on the world this costs nothing in energy score against 20
+        steps or Heun's method at twice the price (docs/LOG.md).
         """
         mean_MPD = self.mean(z_MPZ, previous_MPD)
         shape = (draws, *mean_MPD.shape)
         if self.config.kind == "regression" or temperature == 0:
             return mean_MPD.expand(shape).clone()
         x = torch.randn(shape, generator=generator, device=mean_MPD.device) * temperature
-
-        def velocity(x: Tensor, level: float) -> Tensor:
-            level_RM = torch.full(shape[:2], level, device=x.device)
-            return (self.denoise(x, level_RM, z_MPZ, mean_MPD) - x) / (1 - level)
-
-        levels = (1 - (1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)).square()).tolist()
+        levels = torch.linspace(0, 1, steps + 1).tolist()
         for level, following in zip(levels[:-1], levels[1:], strict=True):
-            slope = velocity(x, level)
-            ahead = x + (following - level) * slope
-            if following < 1:  # there the slope is not defined; `ahead` is the clean block
-                slope = (slope + velocity(ahead, following)) / 2
-            x = x + (following - level) * slope
+            level_RM = torch.full(shape[:2], level, device=x.device)
+            clean = self.denoise(x, level_RM, z_MPZ, mean_MPD)
+            x = x + (following - level) * (clean - x) / (1 - level)  # level < 1: ends on `clean`
         return x
+
+
+def _layer(spec: StreamSpec, dim: int) -> nn.Module:
+    """One layer over the positions of a block."""
+    hidden = 64 * round(dim * 8 / 3 / 64) or 64
+    heads = max(n for n in range(1, max(1, dim // HEAD_DIM) + 1) if dim % n == 0)
+    if spec.positions_per_block == 1:
+        return _FeedForward(dim, hidden)
+    return Block(dim, heads, heads, hidden, qk_norm=True)
 
 
 class _FeedForward(nn.Module):

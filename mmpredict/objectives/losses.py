@@ -38,7 +38,7 @@ class LossWeights:
         names = [spec.name for spec in layout.streams]
         unknown = sorted(set(self.streams or {}) - set(names))
         if unknown:
-            raise ValueError(f"weights.streams names {unknown}; the streams of this run are {names}")
+            raise ValueError(f"weights.streams names {unknown}; this run has the streams {names}")
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,13 @@ class Checkpoints(ModelCheckpoint):
         self.dirpath = str(trainer.strategy.broadcast(self.dirpath))
         self.saved_step = -1
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a checkpoint that was moved must not speak of its old folder."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing, whatever an older checkpoint says."""
+
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self.every and trainer.global_step % self.every == 0:
             self.save(trainer)
@@ -224,7 +231,7 @@ def score_test_documents(trainer: Trainer, module: LightningModule) -> dict[str,
             batch = batch.to(module.device)
             with trainer.precision_plugin.forward_context():
                 module.held_out.add(batch, seed=index)
-    return module._reduced_results()
+    return module.reduced_results()
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class Pretrain(LightningModule):
         self.held_out.add(batch, seed=batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self.results = self._reduced_results()
+        self.results = self.reduced_results()
         self.log_dict(flat_metrics(self.results, "val/"), batch_size=1)
 
     def on_test_epoch_start(self) -> None:
@@ -110,10 +110,10 @@ class Pretrain(LightningModule):
         self.held_out.add(batch, seed=batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        self.results = self._reduced_results()
+        self.results = self.reduced_results()
         self.log_dict(flat_metrics(self.results, "test/"), batch_size=1)
 
-    def _reduced_results(self) -> dict[str, Any]:
+    def reduced_results(self) -> dict[str, Any]:
         """Results over all ranks: sums and counts are added up before they are divided."""
         held_out = self.held_out
         if self.trainer.world_size > 1:

@@ -224,9 +224,11 @@ def _legend(labels: Sequence[tuple[str, str, str]]) -> tuple[str, int]:
 
 
 def _short(tick: float) -> str:
-    if 0 < abs(tick) < 0.001:
-        return f"{tick:.0e}".replace("e-0", "e-")
-    return f"{tick / 1000:g}k" if abs(tick) >= 10_000 else f"{tick:.4g}"
+    """At most six characters, which the left margin holds."""
+    if abs(tick) >= 10_000:
+        return f"{tick / 1000:.4g}k"
+    plain = f"{tick:.4g}"
+    return plain if len(plain) < 6 else f"{tick:.1e}".replace("e-0", "e-").replace(".0e", "e")
 
 
 def _thin(points: Points) -> Points:

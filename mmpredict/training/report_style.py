@@ -16,7 +16,8 @@ h3 { font-size: 14px; margin: 18px 0 6px; color: var(--dim); font-weight: 600; }
 p { margin: 6px 0; }
 .note { color: var(--dim); font-size: 13px; max-width: 88ch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 4px 22px 4px 0; vertical-align: top; }
+th, td { text-align: left; padding: 4px 22px 4px 0; vertical-align: top;
+  white-space: nowrap; }
 th { color: var(--dim); font-weight: 500; font-size: 13px; border-bottom: 1px solid var(--line); }
 tbody { border-bottom: 1px solid var(--line); }
 .n { text-align: right; }

@@ -58,7 +58,9 @@ class Numbered:
         if skipped is not None:
             return skipped
         ids = torch.full((self.length(index),), index + 100 * epoch)
-        return interleave([Tokens(TEXT, ids, torch.full(ids.shape, math.nan).double())], self.layout)
+        return interleave(
+            [Tokens(TEXT, ids, torch.full(ids.shape, math.nan).double())], self.layout
+        )
 
 
 def loader(documents: Documents, **options: object) -> PackedLoader:

@@ -174,6 +174,7 @@ def test_checkpoints_load_as_plain_data(run: Path) -> None:
     for name, step in (("last", 20), ("previous", 10)):
         plain = torch.load(run / "ckpt" / f"{name}.ckpt", weights_only=True)
         assert plain["global_step"] == step
+        assert str(run) not in str(plain["callbacks"])
     assert len(list((run / "ckpt").iterdir())) == 2
     predictor, codecs, _ = load_predictor(run / "ckpt" / "last.ckpt")
     assert [s.name for s in predictor.layout.streams] == ["audio", "video", "text"]

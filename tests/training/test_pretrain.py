@@ -1,4 +1,4 @@
-"""Laws of training on the embedded world, at toy size: same seed same losses, resume, missing streams."""
+"""Laws of training on the embedded world, at toy size."""
 
 from __future__ import annotations
 
