@@ -10,6 +10,7 @@ Steps 1 and 3 do not depend on the number of workers, so neither does what the m
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -171,6 +172,7 @@ class PackedLoader:
             timeout=loading.timeout_s if loading.workers else 0,
             prefetch_factor=4 * loading.rows if loading.workers else None,
             collate_fn=_as_arrays,
+            worker_init_fn=_step_back,
             generator=torch.Generator(),  # its own: an epoch must not shift the model's noise
         )
 
@@ -214,6 +216,12 @@ def _as_arrays(item: Batch | Skipped) -> Batch | Skipped:
     """What a worker sends. A tensor would keep a file open in both processes until it is packed, so
     that the usual limit of 1024 open files is soon passed; arrays go through the pipe."""
     return item if isinstance(item, Skipped) else item.map(Tensor.numpy)
+
+
+def _step_back(worker: int) -> None:
+    """Let the training go first where cores are few: its threads wait for each other."""
+    if hasattr(os, "nice"):
+        os.nice(5)
 
 
 class ClipDataModule(LightningDataModule, ABC):

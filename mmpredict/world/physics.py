@@ -6,6 +6,7 @@ Shapes: K steps + 1 (entry k is time k / STEP_HZ), N objects, E contacts.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,10 +121,23 @@ def simulate(stage: Stage) -> Motion:
     return Motion(state, contacts, held_K, mass_N)
 
 
+class _Logs(threading.local):
+    """The engine's buffers, one pair a thread. They are never freed by pymunk: a new pair for every
+    scene would lose a quarter of a megabyte each time."""
+
+    def __init__(self) -> None:
+        self.bodies, self.contacts = batch.Buffer(), batch.Buffer()
+
+
+_LOGS = _Logs()
+
+
 def _run(
     space: pymunk.Space, bodies: list[pymunk.Body], hand: HandSpec | None, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray, Contacts]:
-    body_log, contact_log = batch.Buffer(), batch.Buffer()
+    body_log, contact_log = _LOGS.bodies, _LOGS.contacts
+    body_log.clear()
+    contact_log.clear()
     contact_ends = np.zeros(num_steps, np.int64)
     held_K = np.zeros(num_steps + 1, bool)
     grip = _Grip(hand, bodies[hand.target], num_steps) if hand else None
@@ -142,8 +156,8 @@ def _run(
     column = {int(body_id): k for k, body_id in enumerate(ids[0])}
     state_KN6 = rows[:, [column[body.id] for body in bodies]].copy()
     number = {body.id: n for n, body in enumerate(bodies)}
-    contact_ints = np.frombuffer(contact_log.int_buf(), np.uint64).reshape(-1, 3)
-    contact_rows = np.frombuffer(contact_log.float_buf()).reshape(-1, 7)
+    contact_ints = np.frombuffer(contact_log.int_buf(), np.uint64).reshape(-1, 3).copy()
+    contact_rows = np.frombuffer(contact_log.float_buf()).reshape(-1, 7).copy()
     ends = contact_ends // (3 * 8)  # from bytes to entries
     return state_KN6, held_K, read_contacts(contact_ints, contact_rows, ends, number)
 
