@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from mmpredict.model.attention import Block, SwiGLU
 from mmpredict.schema import IdsPrediction, StreamSpec, ValuesPrediction
 
+FIRST_LOG_SIGMA = math.log(0.5)  # in units of the data's deviation
+LOG_SIGMA_RANGE = (-5.0, 1.5)
 HEAD_DIM = 32  # values per attention head inside a head for blocks
 LEVEL_OCTAVES = 8  # frequencies in which the head sees the noise level
 
@@ -35,13 +37,21 @@ class HeadConfig:
     kind: Literal["flow", "regression"] = "flow"
     dim: int = 128
     depth: int = 2
-    draws: int = 2
+    draws: int = 1
     mean_depth: int = 1
 
     def __post_init__(self) -> None:
         for name in ("dim", "depth", "draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"head.{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the past says of a block: mean and log deviation of each value, (M, P, D) each."""
+
+    mean_MPD: Tensor
+    log_sigma_MPD: Tensor | None
 
 
 class SoftmaxHead(nn.Module):
@@ -69,7 +79,8 @@ class ValuesHead(nn.Module):
     He 2025). With X_t = t X + (1 - t) noise it predicts X as the exact posterior mean for a
     Gaussian of deviation `sigma` around the regressed mean, plus a learned correction in units of
     that posterior's deviation (the preconditioning of Karras et al. 2022, written for this
-    interpolation). Wide blocks need no wide head, because the signal passes beside it.
+    interpolation). Wide blocks need no wide head, because the signal passes beside it. Sigma is
+    read from the past, value by value: where nothing moves, samples must not be noisy.
     """
 
     def __init__(self, spec: StreamSpec, z_dim: int, config: HeadConfig) -> None:
@@ -86,7 +97,9 @@ class ValuesHead(nn.Module):
         if config.kind == "regression":
             return
         dim = config.dim
-        self.log_sigma = nn.Parameter(torch.full((spec.width,), math.log(0.5)))
+        self.to_log_sigma = nn.Linear(z_dim, spec.width)
+        nn.init.zeros_(self.to_log_sigma.weight)
+        nn.init.constant_(self.to_log_sigma.bias, FIRST_LOG_SIGMA)
         self.from_noised = nn.Linear(spec.width, dim, bias=False)
         self.from_mean = nn.Linear(spec.width, dim, bias=False)
         self.from_z = nn.Linear(z_dim, dim, bias=False)
@@ -98,11 +111,21 @@ class ValuesHead(nn.Module):
         self.to_correction = nn.Linear(dim, spec.width, bias=False)
         nn.init.zeros_(self.to_correction.weight)
 
-    def mean(self, z_MPZ: Tensor, previous_MPD: Tensor) -> Tensor:
+    def outlook(self, z_MPZ: Tensor, previous_MPD: Tensor) -> Outlook:
+        """Mean and deviation of the block. The mean is taught by its own error alone."""
         h = z_MPZ + self.from_previous(previous_MPD)
         for layer in self.mean_layers:
             h = layer(h)
-        return (self.skip * previous_MPD + self.to_mean(self.mean_norm(h))).float()
+        h = self.mean_norm(h)
+        mean_MPD = (self.skip * previous_MPD + self.to_mean(h)).float()
+        if self.config.kind == "regression":
+            return Outlook(mean_MPD, None)
+        log_sigma_MPD = self.to_log_sigma(h.detach()).float().clamp(*LOG_SIGMA_RANGE)
+        return Outlook(mean_MPD, log_sigma_MPD)
+
+    def mean(self, z_MPZ: Tensor, previous_MPD: Tensor) -> Tensor:
+        """(M, P, D): the regression."""
+        return self.outlook(z_MPZ, previous_MPD).mean_MPD
 
     def forward(
         self,
@@ -112,24 +135,25 @@ class ValuesHead(nn.Module):
         generator: torch.Generator | None = None,
     ) -> ValuesPrediction:
         """Prediction of known blocks, for a loss; noise and levels are drawn from `generator`."""
-        mean_MPD = self.mean(z_MPZ, previous_MPD)
+        outlook = self.outlook(z_MPZ, previous_MPD)
         if self.config.kind == "regression":
-            return ValuesPrediction(mean_MPD, targets_MPD)
+            return ValuesPrediction(outlook.mean_MPD, targets_MPD)
         shape, device = (self.config.draws, *targets_MPD.shape), targets_MPD.device
         noise = torch.randn(shape, generator=generator, device=device)
         level_RM = torch.randn(shape[:2], generator=generator, device=device).sigmoid()
         noised = level_RM[..., None, None] * targets_MPD + (1 - level_RM[..., None, None]) * noise
-        denoised = self.denoise(noised, level_RM, z_MPZ, mean_MPD.detach())
-        return ValuesPrediction(mean_MPD, targets_MPD, denoised, level_RM)
+        denoised = self.denoise(noised, level_RM, z_MPZ, outlook)
+        return ValuesPrediction(outlook.mean_MPD, targets_MPD, denoised, level_RM)
 
     def denoise(
-        self, noised_RMPD: Tensor, level_RM: Tensor, z_MPZ: Tensor, mean_MPD: Tensor
+        self, noised_RMPD: Tensor, level_RM: Tensor, z_MPZ: Tensor, outlook: Outlook
     ) -> Tensor:
         """(R, M, P, D): the expected clean block, given the noised one, z and the regressed
         mean.
         """
+        mean_MPD = outlook.mean_MPD.detach()
         t = level_RM[..., None, None].float()
-        variance = (2 * self.log_sigma).exp().float()
+        variance = (2 * outlook.log_sigma_MPD).exp()
         total = t.square() * variance + (1 - t).square()
         surprise = noised_RMPD - t * mean_MPD
         condition = self.from_z(z_MPZ) + self.from_mean(mean_MPD)
@@ -158,15 +182,15 @@ class ValuesHead(nn.Module):
         Ten steps narrow sharp blocks; on the world this costs nothing in energy score against 20
         steps or Heun's method at twice the price (docs/LOG.md).
         """
-        mean_MPD = self.mean(z_MPZ, previous_MPD)
-        shape = (draws, *mean_MPD.shape)
+        outlook = self.outlook(z_MPZ, previous_MPD)
+        shape = (draws, *outlook.mean_MPD.shape)
         if self.config.kind == "regression" or temperature == 0:
-            return mean_MPD.expand(shape).clone()
-        x = torch.randn(shape, generator=generator, device=mean_MPD.device) * temperature
+            return outlook.mean_MPD.expand(shape).clone()
+        x = torch.randn(shape, generator=generator, device=z_MPZ.device) * temperature
         levels = torch.linspace(0, 1, steps + 1).tolist()
         for level, following in zip(levels[:-1], levels[1:], strict=True):
             level_RM = torch.full(shape[:2], level, device=x.device)
-            clean = self.denoise(x, level_RM, z_MPZ, mean_MPD)
+            clean = self.denoise(x, level_RM, z_MPZ, outlook)
             x = x + (following - level) * (clean - x) / (1 - level)  # level < 1: ends on `clean`
         return x
 

@@ -134,10 +134,10 @@ def test_the_denoiser_keeps_blocks_apart():
     head = MODEL.heads["video"]
     with torch.no_grad():
         z = MODEL.condition(batch, MODEL.hidden(batch), VIDEO)
-    mean = torch.randn(3, 6, 4, generator=generator(1))
+        outlook = head.outlook(z, torch.randn(3, 6, 4, generator=generator(1)))
     noised = torch.randn(2, 3, 6, 4, generator=generator(2), requires_grad=True)
     level = torch.rand(2, 3, generator=generator(3))
-    clean = head.denoise(noised, level, z, mean)
+    clean = head.denoise(noised, level, z, outlook)
     for draw, block in ((0, 0), (1, 2)):
         (gradient,) = torch.autograd.grad(clean[draw, block, 0].sum(), noised, retain_graph=True)
         reached = gradient.abs().sum(-1) > 0

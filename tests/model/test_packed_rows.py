@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmpredict.model import Predictor
+from mmpredict.model import HeadConfig, Predictor
 from mmpredict.objectives import LossWeights, next_loss
 from mmpredict.schema import Batch, IdsPrediction, Prediction
 from mmpredict.sequence import pack, unpack
@@ -202,10 +202,9 @@ def test_statements_have_the_shapes_of_the_contract():
         stream, spec = said.streams[modality], LAYOUT[modality]
         shape = (M[modality], spec.positions_per_block, spec.width)
         assert stream.mean_MPD.shape == stream.targets_MPD.shape == shape
-        assert stream.denoised_RMPD.shape == (2, *shape) and stream.level_RM.shape == (
-            2,
-            M[modality],
-        )
+        R = HeadConfig().draws
+        assert stream.denoised_RMPD.shape == (R, *shape)
+        assert stream.level_RM.shape == (R, M[modality])
         assert bool(((stream.level_RM > 0) & (stream.level_RM < 1)).all())
     documents = sum(int(doc.max()) for doc in batch.doc_id)
     assert said.next_stream.logits_MV.shape == (sum(M.values()) - documents, 3)

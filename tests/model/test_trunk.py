@@ -90,12 +90,12 @@ def test_rows_and_columns_are_told_apart():
 
 def test_the_delay_since_the_last_own_block_is_asked_about():
     model, batch = predictor(), document({VIDEO}, blocks=(0, 2, 0))
-    later = batch.positions.clone()
-    later[0, 6:, 0] += 1.0
+    later = batch.end_s.clone()
+    later[0, 6:] += 1.0
     with torch.no_grad():
         hidden = model.hidden(batch)
         a = model.condition(batch, hidden, VIDEO)
-        b = model.condition(replace(batch, positions=later), hidden, VIDEO)
+        b = model.condition(replace(batch, end_s=later), hidden, VIDEO)
     assert torch.equal(a[0], b[0]) and float((a[1] - b[1]).abs().min(0).values.max()) > 1e-2
 
 
