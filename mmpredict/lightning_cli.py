@@ -54,7 +54,7 @@ NOISE = (  # notes of Lightning on things that are as we want them
 )
 PARSER_CHAFF = re.compile(
     r"^\s*(Does not validate against any of the Union|Subtypes:|Errors:|Given value( type)?:"
-    r"|- Expected a <class 'NoneType'>)|^\s*$"
+    r"|Expected a <class 'NoneType'>)|^\s*$"
 )
 
 
@@ -321,8 +321,8 @@ def parser_message(command: Command, message: str) -> str:
 
 def condense(message: str) -> list[str]:
     """The lines of a message that say something, without the parser's list of what it tried."""
-    lines = [line for line in message.splitlines() if not PARSER_CHAFF.match(line)]
-    return [line.strip().removeprefix("- ")[:300] for line in lines] or [message[:300]]
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    return [line[:300] for line in lines if not PARSER_CHAFF.match(line)] or [message[:300]]
 
 
 def _origin(command: Command, key: str) -> str:

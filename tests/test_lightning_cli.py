@@ -200,7 +200,10 @@ def test_own_loggers_and_callbacks_are_added_not_lost(fit, monkeypatch):
     assert fit("--trainer.callbacks", f"[{callback}]", "--trainer.logger", "true") == 0
     names = [type(callback).__name__ for callback in seen["trainer"].callbacks]
     assert {"EarlyStopping", "KeepSettings", "FirstBatch"} <= set(names)
-    assert [type(x).__name__ for x in seen["trainer"].loggers] == ["CSVLogger", "TensorBoardLogger"]
+    assert [type(x).__name__ for x in seen["trainer"].loggers] == [
+        "AppendingCSVLogger",
+        "TensorBoardLogger",
+    ]
     assert seen["words"]["weights_only"] is True
     added = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x"]
     assert fit(*added, "--run_dir", "added") == 0

@@ -88,9 +88,7 @@ class ValuesHead(nn.Module):
         self.config = config
         self.skip = nn.Parameter(torch.ones(spec.width))
         self.from_previous = nn.Linear(spec.width, z_dim, bias=False)
-        self.mean_layers = nn.ModuleList(
-            _layer(spec, z_dim) for _ in range(config.mean_depth)
-        )
+        self.mean_layers = nn.ModuleList(_layer(spec, z_dim) for _ in range(config.mean_depth))
         self.mean_norm = nn.RMSNorm(z_dim)
         self.to_mean = nn.Linear(z_dim, spec.width, bias=False)
         nn.init.zeros_(self.to_mean.weight)

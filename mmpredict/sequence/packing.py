@@ -58,13 +58,15 @@ class BestFit:
             self._lengths.append(length)
             self._born.append(self._documents)
             best = len(self._rows) - 1
+        ready = []
         if self._lengths[best] >= FULL * self.context_length:
-            return [self._close(best)]
-        if self._documents - self._born[0] >= PATIENCE * self.open_rows:
-            return [self._close(0)]
+            ready.append(self._close(best))
+        if self._born and self._documents - self._born[0] >= PATIENCE * self.open_rows:
+            ready.append(self._close(0))
         if len(self._rows) > self.open_rows:
-            return [self._close(max(range(len(self._rows)), key=lambda i: self._lengths[i]))]
-        return []
+            fullest = max(range(len(self._rows)), key=lambda i: self._lengths[i])
+            ready.append(self._close(fullest))
+        return ready
 
     def flush(self) -> list[list[Batch]]:
         """All rows still open, oldest first."""

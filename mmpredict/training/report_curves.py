@@ -134,7 +134,7 @@ class Scale:
             factors = (1, 2, 5) if len(decades) < 5 else (1,)
             found = [f * d for d in decades for f in factors]
         else:
-            rough = (self.high - self.low) / 4
+            rough = (self.high - self.low) / 6  # between 2 and 6 ticks
             size = 10.0 ** math.floor(math.log10(rough))
             step = next(f * size for f in (1, 2, 5, 10) if f * size >= rough)
             first, last = math.floor(self.low / step), math.ceil(self.high / step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 from types import SimpleNamespace
@@ -124,10 +125,17 @@ def test_no_more_rows_wait_than_allowed(open_rows: int):
     for doc in lengths_only([700] * 7 + mixed_load(60, seed=2)):
         placed += 1
         ready += sum(len(row) for row in packer.add(doc))
-        waiting = BestFit(1024, open_rows)
-        waiting._rows, waiting._lengths = list(packer._rows), list(packer._lengths)
-        rows = waiting.flush()
+        rows = copy.deepcopy(packer).flush()
         assert len(rows) <= open_rows and ready + sum(map(len, rows)) == placed
+
+
+def test_no_row_waits_for_ever():
+    """Documents that fill nothing up must not leave an old row behind until the epoch ends."""
+    packer = BestFit(1024, open_rows=2)
+    (first,) = lengths_only([900])
+    assert packer.add(first) == []
+    rows = [row for doc in lengths_only([1010] * 200) for row in packer.add(doc)]
+    assert any(row[0] is first for row in rows)
 
 
 @pytest.mark.parametrize("seed", range(3))
