@@ -221,6 +221,10 @@ class _Windows:
     def __len__(self) -> int:
         return len(self.windows)
 
+    def name(self, index: int) -> str:
+        window = self.windows[index]
+        return f"{window.path} {window.start_s:g}-{window.start_s + window.duration_s:g} s"
+
     def document(self, epoch: int, index: int) -> Batch | Skipped:
         window = self.windows[index]
         info = window.info

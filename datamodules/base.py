@@ -80,6 +80,10 @@ class Documents(Protocol):
 
     def __len__(self) -> int: ...
 
+    def name(self, index: int) -> str:
+        """What a person calls the document."""
+        ...
+
     def document(self, epoch: int, index: int) -> Batch | Skipped:
         """The one-document row of an index; `epoch` lets endless sources give something new."""
         ...
@@ -306,12 +310,21 @@ class ClipDataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> PackedLoader:
         return self._loader("test")
 
-    def predict_dataloader(self) -> PackedLoader:
-        return self._loader("test")
+    def predict_dataloader(self) -> Iterable[Batch]:
+        """The test documents one by one, so that each can be named."""
+        from datamodules.each import EachDocument  # which is built on this file
+
+        rank, world_size = self._place()
+        documents = self.documents("test")
+        return EachDocument(documents, self.skip_log, rank=rank, world_size=world_size)
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of processes."""
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
     def _loader(self, split: Split, seed: int | None = None) -> PackedLoader:
-        rank = self.trainer.global_rank if self.trainer else 0
-        world_size = self.trainer.world_size if self.trainer else 1
+        rank, world_size = self._place()
         return PackedLoader(
             self.documents(split),
             self.loading,

@@ -141,6 +141,9 @@ class _Drawn:
             self._plans = {epoch: (part, rank)}
         return self._plans[epoch]
 
+    def name(self, index: int) -> str:
+        return f"draw {index}"  # which document it is changes with the epoch
+
     def document(self, epoch: int, index: int) -> Batch | Skipped:
         part, rank = (x[index].item() for x in self.plan(epoch))
         # Every epoch starts where a steady draw would stand by now: no document is favoured.
@@ -168,9 +171,17 @@ class _Joined:
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
-    def document(self, epoch: int, index: int) -> Batch | Skipped:
+    def _find(self, index: int) -> tuple[Documents, int]:
         for part in self.parts:
             if index < len(part):
-                return part.document(epoch, index)
+                return part, index
             index -= len(part)
         raise IndexError(index)
+
+    def name(self, index: int) -> str:
+        part, own = self._find(index)
+        return part.name(own)
+
+    def document(self, epoch: int, index: int) -> Batch | Skipped:
+        part, own = self._find(index)
+        return part.document(epoch, own)

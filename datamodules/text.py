@@ -143,6 +143,9 @@ class _Passages:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def name(self, index: int) -> str:
+        return f"passage part {index}"
+
     def document(self, epoch: int, index: int) -> Batch:
         ids = torch.from_numpy(self.ids[index].astype(np.int64))
         untimed = torch.full((len(ids),), float("nan"), dtype=torch.float64)

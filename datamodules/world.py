@@ -94,6 +94,9 @@ class _Scenes:
     def __len__(self) -> int:
         return self.world.sizes[self.split]
 
+    def name(self, index: int) -> str:
+        return self.world.scene(self.split, 0, index).name
+
     def document(self, epoch: int, index: int) -> Batch:
         row = self.world.encode(self.world.clip(self.world.scene(self.split, epoch, index)))
         assert row is not None

@@ -1,22 +1,19 @@
-"""What every test starts from: few threads, float32, no window system, no files left behind."""
+"""What every test starts from: one thread, float32, no window system, no files left behind."""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch
 
-THREADS = 1
-
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads():
-    """Toy sizes lose more to many threads than they gain."""
-    torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
+def _one_thread():
+    """At toy sizes two threads wait for each other most of the time."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -15,14 +15,6 @@ from mmpredict.training.checkpoint import describe
 from tests.generate.small import make_codecs, make_model, make_prompt
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def checkpoint(path, *names: str):
     """A file as training writes it."""
     model, codecs = make_model(*names)

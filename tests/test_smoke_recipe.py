@@ -100,3 +100,19 @@ def test_the_checkpoint_is_scored_by_test_and_validate(run: tuple[Path, str], tm
         trained["text"]["nats_per_token"], rel=1e-4
     )
     assert results["text"]["baselines"] == pytest.approx(trained["text"]["baselines"])
+
+
+def test_predict_writes_a_line_per_document(run: tuple[Path, str], tmp_path: Path):
+    folder, _ = run
+    done = mmpredict(
+        *("predict", "--config", "recipes/smoke.yaml", "--run_dir", str(tmp_path / "said")),
+        *("--ckpt_path", str(folder / "ckpt" / "last.ckpt")),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = (tmp_path / "said" / "predictions.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert len(lines) == 8 and len({line["document"] for line in lines}) == 8
+    trained = json.loads((folder / "results.json").read_text())
+    # Every document has as many frames as every other, so the mean of means is the mean.
+    mean = sum(line["video"]["mse_of_mean"] for line in lines) / len(lines)
+    assert mean == pytest.approx(trained["video"]["mse_of_mean"], rel=1e-3)

@@ -7,7 +7,6 @@ to draw them is said once and the training goes on.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -26,6 +25,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from mmpredict.schema import Batch
 from mmpredict.training import samples
+from mmpredict.training.predictions import Predictions, finite
 from mmpredict.training.progress import Progress
 from mmpredict.training.report import write_report
 from mmpredict.training.report_table import print_table, skip_lines
@@ -40,6 +40,7 @@ def run_callbacks(run_dir: Path) -> list[Callback]:
         FinalTable(run_dir),
         Samples(run_dir),
         Report(run_dir),
+        Predictions(run_dir),
         Checkpoints(run_dir / "ckpt"),
     ]
 
@@ -200,15 +201,9 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write the whole file or leave the old one; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    text = json.dumps(_finite(results), indent=2, allow_nan=False)
+    text = json.dumps(finite(results), indent=2, allow_nan=False)
     part.write_text(f"{text}\n", encoding="utf-8")
     os.replace(part, path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def skipped(trainer: Trainer) -> tuple[dict[str, str], int]:

@@ -128,7 +128,8 @@ class Pretrain(LightningModule):
         """Scores of a batch, in the form of `results.json`."""
         scores = self.new_held_out()
         scores.add(batch, seed=batch_idx)
-        return scores.results()
+        results = scores.results()
+        return {name: value for name, value in results.items() if isinstance(value, dict)}
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = adamw(
