@@ -153,10 +153,7 @@ class _Passages:
 
 
 def cut_passages(text: str) -> list[str]:
-    """Whole lines, as many as fit into PASSAGE_CHARACTERS; a longer line is cut.
-
-    Joined, they are `text`.
-    """
+    """Whole lines, up to PASSAGE_CHARACTERS; a longer line is cut. Joined, they are `text`."""
     passages: list[str] = []
     for line in text.splitlines(keepends=True):
         for start in range(0, len(line), PASSAGE_CHARACTERS):

@@ -232,9 +232,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class IdsPrediction:
-    """What was said of the counted blocks of a discrete stream: logits (M, V) against targets
-    (M,).
-    """
+    """What was said of a discrete stream's counted blocks: logits (M, V), targets (M,)."""
 
     logits_MV: Tensor
     targets_M: Tensor

@@ -105,9 +105,7 @@ def rotary_table(positions_BL3: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x_BHLE: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (first half, second half) of a head by its position's angle (Su et al.
-    2021).
-    """
+    """Turn each pair (first half, second half) by its position's angle (Su et al. 2021)."""
     cos, sin = (t.to(x_BHLE.dtype) for t in table)
     a, b = x_BHLE.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -146,9 +146,7 @@ class ValuesHead(nn.Module):
     def denoise(
         self, noised_RMPD: Tensor, level_RM: Tensor, z_MPZ: Tensor, outlook: Outlook
     ) -> Tensor:
-        """(R, M, P, D): the expected clean block, given the noised one, z and the regressed
-        mean.
-        """
+        """(R, M, P, D): the expected clean block, given the noised one, z and the outlook."""
         mean_MPD = outlook.mean_MPD.detach()
         t = level_RM[..., None, None].float()
         variance = (2 * outlook.log_sigma_MPD).exp()

@@ -145,9 +145,7 @@ class Predictor(nn.Module):
         return self.norm(x_BLD)
 
     def condition(self, batch: Batch, hidden_BLD: Tensor, modality: int) -> Tensor:
-        """z (M, P, Z) of all blocks of a stream (M, 1, Z for ids): all that its head sees of the
-        past.
-        """
+        """All that a stream's head sees of the past: z (M, P, Z), of ids (M, 1, Z)."""
         spec = self.layout[modality]
         start_2Z = self.starts[spec.name]
         mine = (batch.modality == modality).nonzero(as_tuple=True)
@@ -208,9 +206,7 @@ class Predictor(nn.Module):
         return Prediction(streams, self.predict_next_stream(batch, hidden_BLD))
 
     def predict_next_stream(self, batch: Batch, hidden_BLD: Tensor) -> IdsPrediction | None:
-        """At the last position before every counted block of the same document: whose turn it
-        is.
-        """
+        """Whose turn is next, at the last position before every counted block."""
         last = torch.zeros_like(batch.loss_mask)
         last[:, :-1] = (
             (batch.block_id[:, :-1] != batch.block_id[:, 1:])

@@ -150,9 +150,7 @@ class TextTokens:
         )
 
     def decode(self, tokens: Tokens) -> Clip:
-        """Pieces, cut at END. A piece is timed from the end of its first word to the end of its
-        last.
-        """
+        """Pieces, cut at END; timed from the end of the first word to the end of the last."""
         pieces: list[TextPiece] = []
         ids: list[int] = []
         times: list[float] = []
@@ -169,9 +167,7 @@ class TextTokens:
 
 
 def token_times(piece: TextPiece, char_ends: Sequence[int]) -> list[float]:
-    """End time of each token and of END: the end of the word that the token's last character is
-    in.
-    """
+    """End time of each token and of END: that of the word in which the token ends."""
     if piece.start_s is None:
         return [float("nan")] * (len(char_ends) + 1)
     length = max(1, len(piece.text))
