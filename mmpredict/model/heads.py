@@ -72,8 +72,9 @@ class SoftmaxHead(nn.Module):
 class ValuesHead(nn.Module):
     """Regresses the block's mean, and (kind `flow`) denoises the whole block together around it.
 
-    The mean starts from the previous block of the stream: mean = skip * previous + W z, with skip =
-    1 and W = 0 at first, so that training starts at the copy-last baseline and learns what changes.
+    The mean starts from the previous block of the stream: mean = skip * previous + W f(z, previous)
+    with `mean_depth` layers f over the block, and skip = 1, W = 0 at first, so that training starts
+    at the copy-last baseline and learns what changes.
 
     The flow head follows x-prediction flow matching (Lipman et al. 2023; x-prediction as in Li &
     He 2025). With X_t = t X + (1 - t) noise it predicts X as the exact posterior mean for a
