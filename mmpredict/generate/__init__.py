@@ -2,5 +2,6 @@
 
 from mmpredict.generate.render import strip, write_rollout
 from mmpredict.generate.rollout import Rollout, rollout
+from mmpredict.media import write_wav
 
-__all__ = ["Rollout", "rollout", "strip", "write_rollout"]
+__all__ = ["Rollout", "rollout", "strip", "write_rollout", "write_wav"]

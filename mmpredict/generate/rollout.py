@@ -153,14 +153,14 @@ def _run_clocks(row: Row, clocks: list[Clock], until_s: float, max_text_run: int
         if not going:
             return
         clock = min(going, key=lambda c: c.order)
-        outlook = row.look(clock.spec, clock.due_s)
+        view = row.look(clock.spec, clock.due_s)
         # Text that ends with the last block would stand behind another block of the same time.
         at_once = row.now_s is not None and clock.due_s <= row.now_s + SLACK_S
-        if text_run < max_text_run and not at_once and row.text_is_next(outlook):
-            row.add_text(outlook)
+        if text_run < max_text_run and not at_once and row.text_is_next(view):
+            row.add_text(view)
             text_run += 1
         else:
-            row.add_values(outlook)
+            row.add_values(view)
             clock.count += 1
             text_run = 0
 
@@ -168,8 +168,8 @@ def _run_clocks(row: Row, clocks: list[Clock], until_s: float, max_text_run: int
 def _run_text(row: Row, max_tokens: int, stop_id: int | None) -> None:
     spec = row.layout[Modality.TEXT]
     for _ in range(max_tokens):
-        outlook = row.look(spec, float("nan") if row.now_s is None else row.now_s)
-        if row.add_text(outlook) == stop_id:
+        view = row.look(spec, float("nan") if row.now_s is None else row.now_s)
+        if row.add_text(view) == stop_id:
             return
 
 

@@ -10,14 +10,14 @@ Z condition width, V vocabulary.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmpredict.model import Predictor
 from mmpredict.schema import Batch, Modality, StreamSpec, Tokens
-from mmpredict.sequence import interleave
+from mmpredict.sequence import blocks_between, interleave
 from mmpredict.tokens.audio import POWER_FLOOR
 
 # What encoders make, and the range of what they can make: no sound is louder than full scale.
@@ -48,7 +48,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class View:
     """The trunk's view at a step.
 
     Args:
@@ -107,7 +107,7 @@ class Row:
         if self.now_s is not None:
             self.now_s = max(self.now_s, time_s)
 
-    def look(self, spec: StreamSpec, end_s: float) -> Outlook:
+    def look(self, spec: StreamSpec, end_s: float) -> View:
         """Ask for a block of a stream at a time; NaN for text without a time."""
         shape = () if spec.is_discrete else (spec.positions_per_block, spec.width)
         placeholder = blank((1, *shape), DTYPE.get(spec.modality, torch.float32))
@@ -124,48 +124,48 @@ class Row:
                 "the oldest blocks are out of sight"
             )
         batch = blocks_between(row, first, last).to(self.device)
-        return Outlook(spec, end_s, batch, self.predictor.hidden(batch), last == int(number_L[-1]))
+        return View(spec, end_s, batch, self.predictor.hidden(batch), last == int(number_L[-1]))
 
-    def text_is_next(self, outlook: Outlook) -> bool:
+    def text_is_next(self, view: View) -> bool:
         """Whether text comes before the block that was asked for, as the predictor has it.
 
         Of the other streams only the one whose turn it is by the clock can be next, so the choice
         is between these two. Inside the prompt nothing is to be decided.
         """
-        turns = self.predictor.predict_next_stream(outlook.batch, outlook.hidden_BLD)
-        if turns is None or not outlook.at_end:
+        turns = self.predictor.predict_next_stream(view.batch, view.hidden_BLD)
+        if turns is None or not view.at_end:
             return False
         numbers = [spec.modality for spec in self.layout.streams]
-        pair = [numbers.index(Modality.TEXT), numbers.index(outlook.spec.modality)]
+        pair = [numbers.index(Modality.TEXT), numbers.index(view.spec.modality)]
         text_share = float(turns.logits_MV[-1, pair].softmax(0)[0])
         if self.sampling.text_temperature == 0:
             return text_share > 0.5
         return float(torch.rand((), generator=self._dice)) < text_share
 
-    def add_text(self, outlook: Outlook) -> int:
+    def add_text(self, view: View) -> int:
         """Draw a text token, put it at the end of the row and return its id."""
         head = self.predictor.heads[self.layout[Modality.TEXT].name]
-        logits_V = head.logits(self.text_condition(outlook)[:, 0])[0].cpu()
+        logits_V = head.logits(self.text_condition(view)[:, 0])[0].cpu()
         token = self._pick(logits_V)
         end_s = float("nan") if self.now_s is None else self.now_s
         self._add(Modality.TEXT, torch.tensor([token]), end_s)
         return token
 
-    def text_condition(self, outlook: Outlook) -> Tensor:
+    def text_condition(self, view: View) -> Tensor:
         """z (1, 1, Z) of text at the end of the row.
 
         For text, z is the trunk's view of the last position, whoever else is asked for; so it needs
         no placeholder of its own.
         """
-        if outlook.spec.modality == Modality.TEXT:
-            return self.predictor.condition(outlook.batch, outlook.hidden_BLD, Modality.TEXT)[-1:]
-        return outlook.hidden_BLD[:, -1 - outlook.spec.positions_per_block, None]
+        if view.spec.modality == Modality.TEXT:
+            return self.predictor.condition(view.batch, view.hidden_BLD, Modality.TEXT)[-1:]
+        return view.hidden_BLD[:, -1 - view.spec.positions_per_block, None]
 
-    def add_values(self, outlook: Outlook) -> None:
+    def add_values(self, view: View) -> None:
         """Draw the block that was asked for and put it in the row."""
-        model, spec, sampling = self.predictor, outlook.spec, self.sampling
-        z_MPZ = model.condition(outlook.batch, outlook.hidden_BLD, spec.modality)[-1:]
-        previous_MPD = model.previous(outlook.batch, spec.modality)[-1:]
+        model, spec, sampling = self.predictor, view.spec, self.sampling
+        z_MPZ = model.condition(view.batch, view.hidden_BLD, spec.modality)[-1:]
+        previous_MPD = model.previous(view.batch, spec.modality)[-1:]
         block_MPD = model.heads[spec.name].sample(
             z_MPZ,
             previous_MPD,
@@ -180,7 +180,7 @@ class Row:
         self._add(
             spec.modality,
             (values if dtype.is_floating_point else values.round()).to(dtype),
-            outlook.end_s,
+            view.end_s,
         )
 
     def _pick(self, logits_V: Tensor) -> int:
@@ -197,28 +197,6 @@ class Row:
         self._made.setdefault(block.modality, []).append(block)
         if not math.isnan(end_s):
             self.now_s = end_s if self.now_s is None else max(self.now_s, end_s)
-
-
-def blocks_between(row: Batch, first: int, last: int) -> Batch:
-    """The blocks `first` to `last` of a one-document row, at the positions that they have in it."""
-    start = int((row.block_id[0] < first).sum())
-    stop = int((row.block_id[0] <= last).sum())
-    if stop - start == row.modality.shape[1]:
-        return row
-    contents = {}
-    for modality, values in row.contents.items():
-        before = int((row.modality[0, :start] == modality).sum())
-        count = int((row.modality[0, start:stop] == modality).sum())
-        if count:
-            contents[modality] = values[before : before + count]
-    part = replace(row, contents={}).map(lambda x: x[:, start:stop])
-    return replace(
-        part,
-        block_id=part.block_id - first,
-        prev_same=(part.prev_same - start).clamp(min=-1),
-        prev_any=(part.prev_any - start).clamp(min=-1),
-        contents=contents,
-    )
 
 
 def blank(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -90,9 +90,29 @@ def first_blocks(row: Batch, max_positions: int) -> Batch:
         raise ValueError(
             f"the first block has {first} positions, a row has room for {max_positions}"
         )
-    kept = {m: int((row.modality[0, :length] == m).sum()) for m in row.contents}
-    contents = {m: x[: kept[m]] for m, x in row.contents.items() if kept[m]}
-    return replace(replace(row, contents={}).map(lambda x: x[:, :length]), contents=contents)
+    return blocks_between(row, 0, int(row.block_id[0, length - 1]))
+
+
+def blocks_between(row: Batch, first: int, last: int) -> Batch:
+    """The blocks `first` to `last` of a one-document row, at the positions that they have in it."""
+    start = int((row.block_id[0] < first).sum())
+    stop = int((row.block_id[0] <= last).sum())
+    if stop - start == row.modality.shape[1]:
+        return row
+    contents = {}
+    for modality, values in row.contents.items():
+        before = int((row.modality[0, :start] == modality).sum())
+        count = int((row.modality[0, start:stop] == modality).sum())
+        if count:
+            contents[modality] = values[before : before + count]
+    part = replace(row, contents={}).map(lambda x: x[:, start:stop])
+    return replace(
+        part,
+        block_id=part.block_id - first,
+        prev_same=(part.prev_same - start).clamp(min=-1),
+        prev_any=(part.prev_any - start).clamp(min=-1),
+        contents=contents,
+    )
 
 
 def _check(tokens: Tokens, spec: StreamSpec) -> None:

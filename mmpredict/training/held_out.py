@@ -64,9 +64,6 @@ class HeldOut:
             if spec.modality in batch.contents:
                 score = self._ids if spec.is_discrete else self._values
                 score(batch, hidden, spec, generator)
-        turn = self.predictor.predict_next_stream(batch, hidden)
-        if turn is not None:
-            self._sum("next_stream", "nats", token_nll(turn))
         self.sums["documents"] += int(batch.doc_id.amax(dim=1).sum())
 
     def _sum(self, name: str, what: str, values: Tensor) -> None:
@@ -124,9 +121,6 @@ class HeldOut:
                 }
         table["held_out_scenes"] = int(self.sums["documents"])
         return table
-
-    def next_stream_nats(self) -> float:
-        return self._mean("next_stream", "nats")
 
     def _pair(self, name: str, prefix: str) -> dict[str, float]:
         return {w: self._mean(name, prefix + w) for w in ("energy_score", "mse_of_mean")}

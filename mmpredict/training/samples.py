@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-import wave
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmpredict.generate import rollout, write_rollout, write_wav
 from mmpredict.model import Predictor
 from mmpredict.schema import Batch, Clip, Modality, StreamSpec, Tokens
 from mmpredict.sequence import first_blocks, pack, separate, unpack
@@ -183,7 +183,8 @@ def draw_blocks(guesses: list[dict[int, Guess]], codecs: Codecs, stem: Path) -> 
         pictures.append(Picture(f"sound/{n}", rgb=on_white(image)))
         for kind in ("truth", "sample"):
             clip = _decoded(codecs, Modality.AUDIO, getattr(guess, kind), guess.end_s)
-            write_wav(beside(stem, f"sound-{n}-{kind}.wav"), clip)
+            path = beside(stem, f"sound-{n}-{kind}.wav")
+            write_wav(path, clip.waveform_CS, clip.sample_rate)
             mono = clip.waveform_CS.mean(dim=0)
             pictures.append(Picture(f"sound/{n}/{kind}", sound=mono, sample_rate=clip.sample_rate))
     return pictures
@@ -233,16 +234,6 @@ def _mel_centres(num_mels: int, sample_rate: int) -> list[float]:
 
 def _decoded(codecs: Codecs, modality: int, values: Tensor, end_s: Tensor) -> Clip:
     return codecs.by_modality[modality].decode(Tokens(modality, values, end_s))
-
-
-def write_wav(path: Path, clip: Clip) -> None:
-    """16-bit PCM, as every browser plays it."""
-    samples = (clip.waveform_CS.clamp(-1, 1) * 32767).round().to(torch.int16)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(samples.shape[0])
-        file.setsampwidth(2)
-        file.setframerate(clip.sample_rate)
-        file.writeframes(samples.T.contiguous().numpy().tobytes())
 
 
 def beside(stem: Path, ending: str) -> Path:
@@ -350,8 +341,6 @@ def roll_on(
     stem: Path, subject: Subject, documents: list[Batch], *, context_length: int
 ) -> list[Picture]:
     """Let the model go on from the first half of a document with frames, or else sound."""
-    from mmpredict.generate import rollout, write_rollout
-
     predictor, codecs = subject.predictor, subject.codecs
     document = max(documents, key=_worth_showing)
     prompt = first_blocks(document, max(1, int(document.modality.shape[1] * PROMPT_SHARE)))

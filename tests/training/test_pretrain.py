@@ -11,7 +11,7 @@ import torch
 
 from datamodules import Loading, World
 from mmpredict.model import HeadConfig, PredictorConfig
-from mmpredict.objectives import LossWeights
+from mmpredict.objectives import LossWeights, next_loss
 from mmpredict.schema import Batch
 from mmpredict.tokens import MelChunks, Patches, TextTokens
 from mmpredict.training import Pretrain
@@ -91,7 +91,7 @@ def test_trains_without_a_stream(tmp_path: Path, left_out: tuple[str, ...]):
     assert not set(left_out) & {s.name for s in model.predictor.layout.streams}
 
 
-def test_a_batch_may_lack_any_stream_of_the_run(tmp_path: Path):
+def test_a_batch_may_lack_any_stream_of_the_run():
     """Weights of a run with all streams take a document that has words alone, and the reverse."""
     full, words = world(), world(audio=None, video=None)
     model = pretrain(full)
@@ -146,8 +146,6 @@ def test_loss_weights_scale_a_streams_gradient():
     pl.seed_everything(0)
     batch = next(iter(data.train_dataloader()))
     model.predictor.embed.set_statistics(data.statistics())
-    from mmpredict.objectives import next_loss
-
     next_loss(model(batch), model.predictor.layout, model.weights).total.backward()
     assert not model.predictor.heads["video"].to_mean.weight.grad.any()
     assert model.predictor.embed.tables["text"].weight.grad.any()

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from mmpredict.schema import Clip
 from mmpredict.training import report_curves, report_figures, samples
 from mmpredict.training.report import newest, write_report
 from mmpredict.training.report_table import (
@@ -172,7 +171,7 @@ def test_amplified_difference() -> None:
 
 def test_wav_is_what_was_heard(tmp_path: Path) -> None:
     waveform = torch.tensor([[0.0, 0.5, 1.0], [0.0, -0.5, -2.0]])
-    samples.write_wav(tmp_path / "a.wav", Clip(waveform_CS=waveform, sample_rate=8000))
+    samples.write_wav(tmp_path / "a.wav", waveform, 8000)
     with wave.open(str(tmp_path / "a.wav")) as file:
         assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 8000, 3)
         values = np.frombuffer(file.readframes(3), np.int16)
