@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import signal
 import sys
 
 import mmpredict
@@ -47,13 +49,16 @@ def main(words: list[str] | None = None) -> int:
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
         return fail(unknown_verb(verb))
-    if verb == "recipes":
-        return list_recipes(rest)
-    if verb == "show":
-        return show_recipe(rest)
-    if verb == "rollout":
-        return rollout(rest)
-    return train(verb, rest)
+    printers = {"recipes": list_recipes, "show": show_recipe, "rollout": rollout}
+    if verb not in printers:
+        return train(verb, rest)
+    try:
+        code = printers[verb](rest)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code
 
 
 def fail(message: str) -> int:

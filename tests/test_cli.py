@@ -348,3 +348,13 @@ def test_ranks_started_from_outside_need_a_run_dir(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="--run_dir"):
         run_folder.choose(None, "x", "")
+
+
+def test_a_reader_that_leaves_early_is_no_crash():
+    """`mmpredict show smoke | head -1`: the pipe closes while there is more to print."""
+    command = [sys.executable, "-m", "mmpredict", "show", "smoke"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == 128 + 13
+    assert said == b""
