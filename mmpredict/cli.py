@@ -12,6 +12,7 @@ import difflib
 import os
 import signal
 import sys
+from types import ModuleType
 
 import mmpredict
 
@@ -21,6 +22,8 @@ VERBS = {
     "test": "measure on the test data: ... --config RECIPE --ckpt_path FILE",
     "predict": "predict over the predict data: ... --config RECIPE --ckpt_path FILE",
     "rollout": "continue a prompt: ... --ckpt FILE --prompt FILE_OR_TEXT --seconds 4 --out x.mp4",
+    "prepare": "turn media into shards: mmpredict prepare SOURCE --out DIR",
+    "inspect": "what is in a folder, shard or file: mmpredict inspect PATH [--verify]",
     "recipes": "list the recipes that come along",
     "show": "a recipe with all its defaults, and where each value was written",
 }
@@ -49,7 +52,13 @@ def main(words: list[str] | None = None) -> int:
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
         return fail(unknown_verb(verb))
-    printers = {"recipes": list_recipes, "show": show_recipe, "rollout": rollout}
+    printers = {
+        "recipes": list_recipes,
+        "show": show_recipe,
+        "rollout": rollout,
+        "prepare": prepare,
+        "inspect": inspect,
+    }
     if verb not in printers:
         return train(verb, rest)
     try:
@@ -185,34 +194,44 @@ class _Arguments(argparse.ArgumentParser):
     """argparse with one line in place of the usage page."""
 
     def error(self, message: str):
-        self.exit(2, f"mmpredict rollout: {message}\n  help: mmpredict rollout --help\n")
+        self.exit(2, f"{self.prog}: {message}\n  help: {self.prog} --help\n")
 
 
 def rollout(words: list[str]) -> int:
     """Continue a prompt with a trained model; torch is loaded once the options are in order."""
     from mmpredict import rollout_verb
 
-    parser = _Arguments(prog="mmpredict rollout", description="Let a trained model go on.")
-    rollout_verb.add_arguments(parser)
+    return own_verb(rollout_verb, "rollout", "Let a trained model go on.", words)
+
+
+def prepare(words: list[str]) -> int:
+    """Media to shards."""
+    from mmpredict import prepare_verb
+
+    return own_verb(prepare_verb, "prepare", "Turn media into shards.", words)
+
+
+def inspect(words: list[str]) -> int:
+    """What a folder, a shard or a file holds."""
+    from mmpredict import inspect_verb
+
+    return own_verb(inspect_verb, "inspect", "Say what is in a folder, shard or file.", words)
+
+
+def own_verb(module: ModuleType, name: str, description: str, words: list[str]) -> int:
+    """Parse, check and run a verb of ours.
+
+    Its module has `add_arguments(parser)`, `check(parser, args)` for what can be said before torch
+    is loaded, and `run(args)`, which returns the exit code.
+    """
+    parser = _Arguments(prog=f"mmpredict {name}", description=description)
+    module.add_arguments(parser)
     try:
         args = parser.parse_args(words)
-        check_rollout(parser, args)
+        module.check(parser, args)
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        return rollout_verb.run_rollout(args)
+        return module.run(args)
     except (ValueError, FileNotFoundError, ImportError) as error:
         return fail(f"error: {error}")
-
-
-def check_rollout(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """What can be said of the options before torch is loaded."""
-    checkpoint = str(args.ckpt)
-    if ":/" in checkpoint[:8]:
-        parser.error(f"--ckpt {checkpoint!r} is a URL; download it first, loading those is unsafe")
-    if not args.ckpt.is_file():
-        parser.error(f"--ckpt {checkpoint!r} does not exist")
-    if args.seconds <= 0 or args.steps < 1:
-        parser.error(f"--seconds {args.seconds} and --steps {args.steps} must be above 0")
-    if args.temperature < 0:
-        parser.error(f"--temperature {args.temperature} must be 0 or more")

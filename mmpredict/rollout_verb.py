@@ -1,6 +1,6 @@
 """`mmpredict rollout`: a checkpoint and a prompt to x.mp4, x.wav, x.txt and x.png.
 
-Only `run_rollout` imports torch; the front door reads the options without it.
+Only `run` imports torch; the front door reads the options without it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_rollout(args: argparse.Namespace) -> int:
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """What can be said of the options before torch is loaded."""
+    checkpoint = str(args.ckpt)
+    if ":/" in checkpoint[:8]:
+        parser.error(f"--ckpt {checkpoint!r} is a URL; download it first, loading those is unsafe")
+    if not args.ckpt.is_file():
+        parser.error(f"--ckpt {checkpoint!r} does not exist")
+    if args.seconds <= 0 or args.steps < 1:
+        parser.error(f"--seconds {args.seconds} and --steps {args.steps} must be above 0")
+    if args.temperature < 0:
+        parser.error(f"--temperature {args.temperature} must be 0 or more")
+
+
+def run(args: argparse.Namespace) -> int:
     """Go on from the prompt, write the files and say which.
 
     Raises:

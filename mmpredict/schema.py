@@ -14,7 +14,7 @@ takes part.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 
 import torch
@@ -59,6 +59,24 @@ class TextPiece:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Vectors in time that are neither picture nor sound: actions, joint angles, forces.
+
+    Args:
+        values_TD: (T, D) float32.
+        times_s: (T,) float64, when each vector holds, on the clip's clock; rising.
+    """
+
+    values_TD: Tensor
+    times_s: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values_TD.ndim != 2 or len(self.values_TD) != len(self.times_s):
+            got = f"{tuple(self.values_TD.shape)} with {len(self.times_s)} times"
+            raise ValueError(f"a series is (T, D) with T times, got {got}")
+
+
+@dataclass(frozen=True)
 class Clip:
     """What was recorded, on one clock in seconds from the file's start. Any stream may be missing.
 
@@ -69,6 +87,7 @@ class Clip:
         sample_rate: Hz; given with the waveform.
         waveform_start_s: time of the first sample.
         texts: text in the order in which it stands; timed or not.
+        series: further continuous streams by name ("action", "state").
         name: where the clip came from, for messages.
         notices: what reading had to change ("6 channels mixed down to 2").
     """
@@ -79,6 +98,7 @@ class Clip:
     sample_rate: int | None = None
     waveform_start_s: float = 0.0
     texts: tuple[TextPiece, ...] = ()
+    series: Mapping[str, Series] = field(default_factory=dict)
     name: str = ""
     notices: tuple[str, ...] = ()
 

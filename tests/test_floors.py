@@ -18,6 +18,8 @@ HEAVY_FRONT = {
     "lightning_cli",
     "run_folder",
     "rollout_verb",
+    "prepare_verb",
+    "inspect_verb",
 }  # imported once something is going to run
 # room -> rooms of the house that it may import (itself always)
 HOUSE = {
@@ -28,16 +30,18 @@ HOUSE = {
     "model": LEAF,
     "objectives": LEAF,
     "world": LEAF,
+    "shards": LEAF | {"media", "tokens"},
     "generate": LEAF | {"media", "tokens", "sequence", "model"},
     "probes": LEAF | {"world", "sequence", "tokens", "model", "objectives", "generate"},
     # tokens: a checkpoint carries its codecs
     "training": LEAF | {"tokens", "sequence", "model", "objectives", "generate", "probes"},
-    "datamodules": LEAF | {"media", "tokens", "sequence", "world"},
-    "cli": LEAF | {"media", "tokens", "generate", "probes", "training"},
+    "datamodules": LEAF | {"media", "tokens", "sequence", "world", "shards"},
+    "cli": LEAF | {"media", "tokens", "shards", "generate", "probes", "training"},
     "mmpredict": set(),
 }
 ARRAYS = {"torch", "numpy"}
-LATE = {"torchaudio", "torchvision", "timm", "tokenizers", "matplotlib"}  # only where they are used
+# imported only where they are used
+LATE = {"torchaudio", "torchvision", "timm", "tokenizers", "matplotlib", "fsspec"}
 EXTRAS = {"pyarrow", "transformers", "ale_py", "vizdoom", "torchcodec"}  # optional, so late too
 # room -> packages that it may import at the top of a file
 THIRD_PARTY = {room: ARRAYS for room in HOUSE} | {

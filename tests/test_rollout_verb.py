@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mmpredict import rollout_verb
 from mmpredict.media import read_clip, write_clip, write_srt, write_wav
-from mmpredict.rollout_verb import add_arguments, read_prompt, run_rollout
+from mmpredict.rollout_verb import add_arguments, read_prompt
 from mmpredict.schema import TextPiece
 from mmpredict.training.checkpoint import describe
 from tests.generate.small import make_codecs, make_model, make_prompt
@@ -26,7 +27,7 @@ def checkpoint(path, *names: str):
 def run(*words: str) -> int:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return run_rollout(parser.parse_args([str(word) for word in words]))
+    return rollout_verb.run(parser.parse_args([str(word) for word in words]))
 
 
 def test_options_are_read_without_torch():
