@@ -13,15 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from datamodules.base import (
-    ClipDataModule,
-    Documents,
-    Loading,
-    Skipped,
-    Split,
-    mended,
-    split_by_hash,
-)
+from datamodules.base import ClipDataModule, Loading, Split, mended, split_by_hash
+from datamodules.documents import Documents, Skipped
 from mmpredict.media import (
     TEXT_SUFFIXES,
     Limits,
@@ -214,7 +207,7 @@ class AudioVisual(ClipDataModule):
                 yield from (piece.text for piece in window.said(pieces))
 
 
-class _Windows:
+class _Windows(Documents):
     def __init__(self, module: AudioVisual, windows: list[Window]) -> None:
         self.module, self.windows = module, windows
 

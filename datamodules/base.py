@@ -14,13 +14,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.documents import Documents, Skipped
 from mmpredict.schema import Batch, Clip, Layout, Statistics, UserError
 from mmpredict.sequence import BestFit, first_blocks, interleave, pack
 from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
@@ -58,35 +59,6 @@ class Loading:
         for name in ("context_length", "rows", "open_rows", "statistics_documents"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.loading.{name}={getattr(self, name)} must be at least 1")
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A document that could not be read.
-
-    Args:
-        source: the file, of which there may be many documents.
-        reason: why.
-        harmless: only this stretch of the file is empty; the file is not counted as broken.
-    """
-
-    source: str
-    reason: str
-    harmless: bool = False
-
-
-class Documents(Protocol):
-    """Numbered documents of one split."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """What a person calls the document."""
-        ...
-
-    def document(self, epoch: int, index: int) -> Batch | Skipped:
-        """The one-document row of an index; `epoch` lets endless sources give something new."""
-        ...
 
 
 class SkipLog:

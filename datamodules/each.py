@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from datamodules.base import Documents, SkipLog, Skipped
+from datamodules.base import SkipLog
+from datamodules.documents import Documents, Skipped
 from mmpredict.schema import Batch
 
 

@@ -9,7 +9,8 @@ from math import inf
 import torch
 from pytorch_lightning import LightningDataModule
 
-from datamodules.base import ClipDataModule, Documents, Loading, Skipped, Split
+from datamodules.base import ClipDataModule, Loading, Split
+from datamodules.documents import Documents, Skipped
 from mmpredict.schema import Batch
 from mmpredict.tokens import Codecs
 
@@ -116,7 +117,7 @@ def _agreed(parts: list[ClipDataModule]) -> Codecs:
     return Codecs(**agreed)
 
 
-class _Drawn:
+class _Drawn(Documents):
     """A weighted draw; `index` is a place in the epoch."""
 
     def __init__(self, parts: list[Documents], weights: list[float], size: int, seed: int) -> None:
@@ -162,7 +163,7 @@ class _Drawn:
         return self._orders[part][1]
 
 
-class _Joined:
+class _Joined(Documents):
     """All documents of all parts, one part after the other."""
 
     def __init__(self, parts: list[Documents]) -> None:

@@ -10,15 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.base import (
-    ClipDataModule,
-    Documents,
-    Loading,
-    Skipped,
-    Split,
-    mended,
-    split_by_hash,
-)
+from datamodules.base import ClipDataModule, Loading, Split, mended, split_by_hash
+from datamodules.documents import Documents, Skipped
 from mmpredict.media import MediaError, read_text
 from mmpredict.schema import Batch, Clip, Modality, TextPiece, Tokens
 from mmpredict.sequence import interleave
@@ -136,7 +129,7 @@ class Text(ClipDataModule):
         return self._passages["train"]
 
 
-class _Passages:
+class _Passages(Documents):
     def __init__(self, module: Text, documents: list[np.ndarray]) -> None:
         self.module, self.ids = module, documents
 

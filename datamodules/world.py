@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from datamodules.base import ClipDataModule, Documents, Loading, Split
-from mmpredict.schema import Batch, Clip
+from datamodules.base import ClipDataModule, Loading, Split
+from datamodules.documents import ClipDocuments, Documents
+from mmpredict.schema import Clip
 from mmpredict.tokens import MelChunks, Patches, TextTokens
 from mmpredict.world import FAMILIES, Condition, Scene, draw_scene
 
@@ -87,8 +88,9 @@ class World(ClipDataModule):
             yield from (piece.text for piece in recording.clip.texts)
 
 
-class _Scenes:
+class _Scenes(ClipDocuments):
     def __init__(self, world: World, split: Split) -> None:
+        super().__init__(world)
         self.world, self.split = world, split
 
     def __len__(self) -> int:
@@ -97,7 +99,5 @@ class _Scenes:
     def name(self, index: int) -> str:
         return self.world.scene(self.split, 0, index).name
 
-    def document(self, epoch: int, index: int) -> Batch:
-        row = self.world.encode(self.world.clip(self.world.scene(self.split, epoch, index)))
-        assert row is not None
-        return row
+    def clip(self, epoch: int, index: int) -> Clip:
+        return self.world.clip(self.world.scene(self.split, epoch, index))

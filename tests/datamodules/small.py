@@ -37,7 +37,7 @@ def loading(**changes: object) -> Loading:
     return Loading(**{"context_length": 256, "rows": 2, "workers": 0} | changes)
 
 
-class Numbered:
+class Numbered(Documents):
     """Documents of unlike lengths; every token of document n says n, in epoch e as n + 100 e."""
 
     layout = Layout((StreamSpec(modality=TEXT, name="text", vocab_size=1_000_000),))
@@ -48,16 +48,19 @@ class Numbered:
         length: Callable[[int], int] = lambda n: 3 + n % 7,
         act: Callable[[int], Skipped | None] = lambda n: None,
     ) -> None:
-        self.size, self.length, self.act = size, length, act
+        self.size, self.positions, self.act = size, length, act
 
     def __len__(self) -> int:
         return self.size
+
+    def name(self, index: int) -> str:
+        return f"document {index}"
 
     def document(self, epoch: int, index: int) -> Batch | Skipped:
         skipped = self.act(index)
         if skipped is not None:
             return skipped
-        ids = torch.full((self.length(index),), index + 100 * epoch)
+        ids = torch.full((self.positions(index),), index + 100 * epoch)
         return interleave(
             [Tokens(TEXT, ids, torch.full(ids.shape, math.nan).double())], self.layout
         )
