@@ -1,203 +1,37 @@
-"""What all datamodules share: clips in, packed batches out, in an order that is the seed's alone.
+"""What all datamodules share: their encoders, their loaders, and what a checkpoint keeps of them.
 
-1. order:    (seed, epoch) -> the indices of the epoch, cut evenly between ranks
-2. document: index -> Clip -> Tokens -> one-document row, in worker processes; or Skipped
-3. pack:     one-document rows -> rows of fixed length -> Batch, in the main process, in that order
-
-Steps 1 and 3 do not depend on the number of workers, so neither does what the model sees.
+A datamodule says which documents a split has (`documents`); reading, order, packing and sharing
+them out are the loader's (`datamodules.loader`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from pytorch_lightning.trainer.states import TrainerFn
 
+from datamodules import fingerprint
 from datamodules.documents import Documents, Skipped
+from datamodules.each import EachDocument
+from datamodules.loader import PackedLoader
+from datamodules.loading import Loading
+from datamodules.skips import SkipLog
 from mmpredict.schema import Batch, Clip, Layout, Statistics, UserError
-from mmpredict.sequence import BestFit, first_blocks, interleave, pack
-from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
+from mmpredict.sequence import interleave
+from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens, Vectors
 
 Split = str  # "train", "val" or "test"
 SEARCH = 8  # times more documents are looked at for the statistics of a stream that is rare
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How documents become batches.
-
-    Args:
-        context_length: positions of a row.
-        rows: rows per batch (on every device).
-        workers: processes that read and encode; 0 does it in the main process.
-        open_rows: rows kept waiting for a document that fills them.
-        max_skipped_share: stop when more of the files than this cannot be read, and at least
-            `min_skipped`.
-        min_skipped: see `max_skipped_share`; more than half of the files always stops.
-        statistics_documents: training documents from which mean and deviation are measured.
-        timeout_s: stop when a worker is silent for so long.
-    """
-
-    context_length: int = 2048
-    rows: int = 8
-    workers: int = 1
-    open_rows: int = 16
-    max_skipped_share: float = 0.05
-    min_skipped: int = 10
-    statistics_documents: int = 64
-    timeout_s: float = 300.0
-
-    def __post_init__(self) -> None:
-        for name in ("context_length", "rows", "open_rows", "statistics_documents"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.loading.{name}={getattr(self, name)} must be at least 1")
-
-
-class SkipLog:
-    """Counts what could not be read, and says when it is too much."""
-
-    def __init__(self, loading: Loading) -> None:
-        self.loading = loading
-        self.num_sources = 0
-        self.reasons: dict[str, str] = {}
-        self.truncated = 0
-
-    def note(self, skipped: Skipped) -> None:
-        if not skipped.harmless:
-            self.reasons.setdefault(skipped.source, skipped.reason)
-
-    def add(self, skipped: Skipped) -> None:
-        """Note it, and stop if it is one too many."""
-        self.note(skipped)
-        self.check()
-
-    def check(self) -> None:
-        """Raise with the list when the limits of `Loading` are passed."""
-        bad, total = len(self.reasons), max(self.num_sources, len(self.reasons), 1)
-        many = bad > self.loading.max_skipped_share * total and bad >= self.loading.min_skipped
-        if bad and (many or bad > total / 2):
-            shown = [f"  {source}: {reason}" for source, reason in list(self.reasons.items())[:20]]
-            more = [f"  ... and {bad - 20} more"] if bad > 20 else []
-            raise UserError(
-                "\n".join(
-                    [
-                        f"{bad} of {total} files cannot be used (limits: "
-                        f"data.loading.max_skipped_share={self.loading.max_skipped_share:g} from "
-                        f"min_skipped={self.loading.min_skipped} on, and half of all):",
-                        *shown,
-                        *more,
-                    ]
-                )
-            )
-
-
-class _Items(Dataset):
-    """Step 2, as the map-style dataset that torch's workers want; keys are (epoch, index)."""
-
-    def __init__(self, documents: Documents) -> None:
-        self.documents = documents
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def __getitem__(self, key: tuple[int, int]) -> Batch | Skipped:
-        return self.documents.document(*key)
-
-
-class PackedLoader:
-    """Iterates one split as Batches, epoch after epoch.
-
-    Args:
-        documents: what to read.
-        loading: how.
-        skip_log: where unreadable documents are counted.
-        seed: of the order; None keeps the order of the documents (validation).
-        rank, world_size: this process takes every world_size-th document, from `rank` on.
-    """
-
-    def __init__(
-        self,
-        documents: Documents,
-        loading: Loading,
-        skip_log: SkipLog,
-        *,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if not len(documents):
-            raise ValueError("there is no document to read; check the data's folder and split")
-        self.documents, self.loading, self.skip_log = documents, loading, skip_log
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.epoch = 0
-        self._order: list[tuple[int, int]] = []
-        self._items = DataLoader(
-            _Items(documents),
-            batch_size=None,
-            sampler=self._order,  # refilled for every epoch
-            num_workers=loading.workers,
-            persistent_workers=loading.workers > 0,
-            timeout=loading.timeout_s if loading.workers else 0,
-            prefetch_factor=4 * loading.rows if loading.workers else None,
-            collate_fn=_as_arrays,
-            worker_init_fn=_step_back,
-            generator=torch.Generator(),  # its own: an epoch must not shift the model's noise
-        )
-
-    def order(self, epoch: int) -> list[tuple[int, int]]:
-        """The (epoch, index) keys of this rank in an epoch."""
-        size = len(self.documents)
-        if self.seed is None:
-            indices = torch.arange(size)
-        else:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            indices = torch.randperm(size, generator=generator)
-        return [(epoch, index) for index in indices[self.rank :: self.world_size].tolist()]
-
-    def __iter__(self) -> Iterator[Batch]:
-        self._order[:] = self.order(self.epoch)
-        if self.seed is not None:
-            self.epoch += 1
-        packer = BestFit(self.loading.context_length, self.loading.open_rows)
-        ready: list[list[Batch]] = []
-        nothing = bool(self._order)
-        for item in self._items:
-            if isinstance(item, Skipped):
-                self.skip_log.add(item)
-                continue
-            nothing = False
-            whole = item.map(torch.from_numpy)
-            document = first_blocks(whole, self.loading.context_length)
-            self.skip_log.truncated += document is not whole
-            ready += packer.add(document)
-            while len(ready) >= self.loading.rows:
-                yield pack(ready[: self.loading.rows], self.loading.context_length)
-                ready = ready[self.loading.rows :]
-        if nothing:  # or a trainer that counts steps would go round and round
-            raise UserError(f"none of {len(self._order)} documents holds a stream of the recipe")
-        ready += packer.flush()
-        for first in range(0, len(ready), self.loading.rows):
-            yield pack(ready[first : first + self.loading.rows], self.loading.context_length)
-
-
-def _as_arrays(item: Batch | Skipped) -> Batch | Skipped:
-    """What a worker sends. A tensor would keep a file open in both processes until it is packed, so
-    that the usual limit of 1024 open files is soon passed; arrays go through the pipe."""
-    return item if isinstance(item, Skipped) else item.map(Tensor.numpy)
-
-
-def _step_back(worker: int) -> None:
-    """Let the training go first where cores are few: its threads wait for each other."""
-    if hasattr(os, "nice"):
-        os.nice(5)
+# Settings that decide what the model sees at a step; the others may change in mid-run.
+DECISIVE = ("context_length", "open_rows", "budget", "too_long", "shuffle_runs", "substitute")
 
 
 class ClipDataModule(LightningDataModule, ABC):
@@ -207,6 +41,7 @@ class ClipDataModule(LightningDataModule, ABC):
         audio, video, text: encoders; None leaves the stream out.
         loading: how documents become batches.
         seed: of the order of the training documents.
+        series: encoders of further continuous streams, by name.
     """
 
     def __init__(
@@ -217,13 +52,17 @@ class ClipDataModule(LightningDataModule, ABC):
         text: TextTokens | None,
         loading: Loading | None,
         seed: int,
+        series: Mapping[str, Vectors] | None = None,
     ) -> None:
         super().__init__()
-        self.codecs = Codecs(audio=audio, video=video, text=text)
+        self.codecs = Codecs(audio=audio, video=video, text=text, series=series or {})
         self.loading = loading or Loading()
         self.seed = seed
         self.skip_log = SkipLog(self.loading)
         self._statistics: Statistics | None = None
+        self._train_loader: PackedLoader | None = None
+        self._loaders: list[PackedLoader] = []
+        self._resumed: dict[str, Any] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -244,9 +83,58 @@ class ClipDataModule(LightningDataModule, ABC):
         if text is not None and not text.is_fitted:
             self.codecs = replace(self.codecs, text=text.fit(self.corpus()))
 
+    def fingerprint(self) -> dict[str, str]:
+        """A digest in hex of each source, by its name; quick to make. {} where the seed and the
+        settings say it all."""
+        return {}
+
+    def settings(self) -> dict[str, str]:
+        """What decides, besides the sources, which documents stand where: the arguments of the
+        datamodule but for its paths, which may move."""
+        plain = json.dumps(self.codecs.to_plain(), sort_keys=True, default=str)
+        own = {
+            name: repr(value)
+            for name, value in vars(self).items()
+            if not name.startswith("_") and name not in NOT_SETTINGS
+        }
+        loading = {f"loading.{name}": repr(getattr(self.loading, name)) for name in DECISIVE}
+        codecs = hashlib.sha256(plain.encode()).hexdigest()[:16]
+        return {"class": type(self).__name__, "encoders": codecs, **own, **loading}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: what was consumed, and of which data."""
+        if self._train_loader is None:
+            return {}
+        return {
+            "position": self._train_loader.position(),
+            "settings": self.settings(),
+            "sources": fingerprint.packed(self.fingerprint()),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind what was consumed; stop if the data are not the same any more."""
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        position = state_dict["position"]
+        settings = fingerprint.setting_differences(state_dict["settings"], self.settings())
+        sources = fingerprint.unpacked(state_dict["sources"])
+        changes = fingerprint.differences(sources, self.fingerprint())
+        if settings or changes:
+            found = fingerprint.listed(changes + settings)
+            if not self.loading.ignore_fingerprint:
+                raise UserError(
+                    f"the data are not those that the checkpoint was trained on:{found}\n"
+                    "restore them, or go on with --data.loading.ignore_fingerprint true (the next "
+                    "epoch then begins at once), or start anew without --ckpt_path"
+                )
+            print(f"note: the data have changed; a new epoch begins at once:{found}")
+            fresh = {"place": 0, "packer": {"rows": [], "born": [], "documents": 0}, "ready": []}
+            position = {**position, **fresh, "epoch": position["epoch"] + 1}
+        self._resumed = position
+
     def __getstate__(self) -> dict[str, Any]:
         """A worker that is spawned, not forked, gets the data without the trainer and model."""
-        return self.__dict__ | {"trainer": None}
+        return self.__dict__ | {"trainer": None, "_train_loader": None, "_loaders": []}
 
     def check_context(self, seconds: float) -> None:
         """Refuse clips whose frames and sound alone are longer than a row."""
@@ -274,7 +162,10 @@ class ClipDataModule(LightningDataModule, ABC):
         return self._statistics
 
     def train_dataloader(self) -> PackedLoader:
-        return self._loader("train", seed=self.seed)
+        self._train_loader = self._loader("train", seed=self.seed)
+        if self._resumed is not None:
+            self._train_loader.resume(self._resumed)
+        return self._train_loader
 
     def val_dataloader(self) -> PackedLoader:
         return self._loader("val")
@@ -284,8 +175,6 @@ class ClipDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> Iterable[Batch]:
         """The test documents one by one, so that each can be named."""
-        from datamodules.each import EachDocument  # which is built on this file
-
         rank, world_size = self._place()
         documents = self.documents("test")
         return EachDocument(documents, self.skip_log, rank=rank, world_size=world_size)
@@ -297,14 +186,46 @@ class ClipDataModule(LightningDataModule, ABC):
 
     def _loader(self, split: Split, seed: int | None = None) -> PackedLoader:
         rank, world_size = self._place()
-        return PackedLoader(
+        loader = PackedLoader(
             self.documents(split),
             self.loading,
             self.skip_log,
             seed=seed,
             rank=rank,
             world_size=world_size,
+            layout=self.layout,
+            consumed=self._consumed if seed is not None and self.trainer is not None else None,
         )
+        self._loaders.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the workers of all loaders."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
+
+    def _consumed(self) -> int:
+        """Batches that were trained on; the trainer fetches one more ahead."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+    def figures(self) -> dict[str, float]:
+        """For the log: how full the rows are, of what, and what could not be read."""
+        packing = self._train_loader.meter.figures() if self._train_loader else {}
+        skipped = {f"skipped/{name}": count for name, count in self.skip_log.counts().items()}
+        return {
+            **packing,
+            "skipped": float(len(self.skip_log.reasons)),
+            "substituted": float(self.skip_log.substituted),
+            "truncated": float(self.skip_log.truncated),
+            **skipped,
+        }
+
+
+NOT_SETTINGS = {
+    *vars(LightningDataModule()),
+    *("codecs", "loading", "skip_log", "root", "trainer", "seed_everything"),
+}
 
 
 def measure(documents: Documents, codecs: Codecs, loading: Loading) -> Statistics:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from datamodules.order import generator_of, order_of, run_numbers
 from mmpredict.schema import Batch, Clip
 
 
@@ -64,6 +66,23 @@ class Documents(ABC):
     def weights(self) -> Tensor | None:
         """(N,) times that each document is to be seen in an epoch, on average; None for once."""
         return None
+
+    def title(self, epoch: int, index: int) -> str:
+        """`name`, where what stands behind an index changes with the epoch."""
+        return self.name(index)
+
+    def order(self, seed: int | None, epoch: int, spread: int) -> Tensor:
+        """(places,) the numbers of an epoch's documents in the order in which they are seen; see
+        `datamodules.order.order_of`. Without a seed, each once as they are numbered."""
+        if seed is None:
+            return torch.arange(len(self))
+        generator = generator_of(seed, epoch)
+        runs, weights = self.runs(), self.weights()
+        return order_of(len(self), generator, runs=runs, weights=weights, spread=spread)
+
+    def run_numbers(self, epoch: int, numbers: Tensor) -> Tensor:
+        """A number for each document, shared by those that `read` gives at one go."""
+        return run_numbers(self.runs(), numbers)
 
     def clip(self, epoch: int, index: int) -> Clip | Skipped:
         """The document before it is encoded, with whatever streams it has: what `mmpredict prepare`

@@ -93,6 +93,16 @@ def first_blocks(row: Batch, max_positions: int) -> Batch:
     return blocks_between(row, 0, int(row.block_id[0, length - 1]))
 
 
+def split_blocks(row: Batch, max_positions: int) -> list[Batch]:
+    """A one-document row as rows of whole blocks, each of at most `max_positions`."""
+    pieces = []
+    while row.modality.shape[1] > max_positions:
+        head = first_blocks(row, max_positions)
+        pieces.append(head)
+        row = blocks_between(row, int(head.block_id[0, -1]) + 1, int(row.block_id[0, -1]))
+    return [*pieces, row]
+
+
 def blocks_between(row: Batch, first: int, last: int) -> Batch:
     """The blocks `first` to `last` of a one-document row, at the positions that they have in it."""
     start = int((row.block_id[0] < first).sum())

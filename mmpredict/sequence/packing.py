@@ -10,54 +10,64 @@ against 32 % when every batch is padded to its longest document.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from mmpredict.schema import Batch
+from mmpredict.schema import Batch, UserError
 
 FULL = 0.98  # a row this full is not worth waiting for
 PATIENCE = 32  # documents per open row for which the oldest row waits, at most
+Item = TypeVar("Item", bound=Hashable)
 
 
-@dataclass
-class BestFit:
+class BestFit(Generic[Item]):
     """Assigns documents to rows, in a stream.
 
     Args:
         context_length: positions of a row.
         open_rows: rows kept waiting for a document that fills them.
+        budget: at most so many positions of a stream in one row, by its number.
     """
 
-    context_length: int
-    open_rows: int = 16
-    _rows: list[list[Batch]] = field(default_factory=list)
-    _lengths: list[int] = field(default_factory=list)
-    _born: list[int] = field(default_factory=list)
-    _documents: int = 0
+    def __init__(
+        self, context_length: int, open_rows: int = 16, budget: Mapping[int, int] | None = None
+    ) -> None:
+        self.context_length, self.open_rows = context_length, open_rows
+        self.budget = dict(budget or {})
+        self._rows: list[list[Item]] = []
+        self._lengths: list[int] = []
+        self._spent: list[dict[int, int]] = []  # per row and stream with a budget
+        self._born: list[int] = []
+        self._documents = 0
 
-    def add(self, document: Batch) -> list[list[Batch]]:
-        """Place one document; returns the rows (lists of documents) that are ready."""
-        length = document.modality.shape[1]
-        if length > self.context_length:
-            raise ValueError(
-                f"a document has {length} positions, data.context_length is {self.context_length}; "
-                "raise it, or shorten the clips, the frame rate or the frame size"
-            )
+    def add(
+        self, item: Item, length: int, counts: Mapping[int, int] | None = None
+    ) -> list[list[Item]]:
+        """Place one document; returns the rows (lists of items) that are ready.
+
+        Args:
+            item: what stands for the document.
+            length: its positions.
+            counts: its positions by stream; needed only with a budget.
+        """
+        counts = {m: (counts or {}).get(m, 0) for m in self.budget}
+        self._check(length, counts)
         self._documents += 1
         fitting = [
-            i for i, used in enumerate(self._lengths) if used + length <= self.context_length
+            i
+            for i, used in enumerate(self._lengths)
+            if used + length <= self.context_length and self._affordable(i, counts)
         ]
         if fitting:
             best = max(fitting, key=lambda i: self._lengths[i])
-            self._rows[best].append(document)
-            self._lengths[best] += length
+            self._put(best, item, length, counts)
         else:
-            self._rows.append([document])
-            self._lengths.append(length)
-            self._born.append(self._documents)
-            best = len(self._rows) - 1
+            best = len(self._rows)
+            self._open(self._documents)
+            self._put(best, item, length, counts)
         ready = []
         if self._lengths[best] >= FULL * self.context_length:
             ready.append(self._close(best))
@@ -68,13 +78,60 @@ class BestFit:
             ready.append(self._close(fullest))
         return ready
 
-    def flush(self) -> list[list[Batch]]:
+    def flush(self) -> list[list[Item]]:
         """All rows still open, oldest first."""
         return [self._close(0) for _ in range(len(self._rows))]
 
-    def _close(self, index: int) -> list[Batch]:
+    def state(self) -> dict[str, Any]:
+        """Who stands in the open rows; `restore` undoes it."""
+        rows = [list(row) for row in self._rows]
+        return {"rows": rows, "born": list(self._born), "documents": self._documents}
+
+    def restore(
+        self, state: Mapping[str, Any], sizes: Mapping[Item, tuple[int, Mapping[int, int]]]
+    ) -> None:
+        """Go on from a `state`; `sizes` gives length and counts of the items in it."""
+        self.flush()
+        for row, born in zip(state["rows"], state["born"], strict=True):
+            self._open(born)
+            for item in row:
+                length, counts = sizes[item]
+                self._put(-1, item, length, {m: counts.get(m, 0) for m in self.budget})
+        self._documents = state["documents"]
+
+    def _check(self, length: int, counts: Mapping[int, int]) -> None:
+        if length > self.context_length:
+            raise ValueError(
+                f"a document has {length} positions, data.context_length is {self.context_length}; "
+                "raise it, or shorten the clips, the frame rate or the frame size"
+            )
+        for modality, most in self.budget.items():
+            if counts[modality] > most:
+                raise UserError(
+                    f"a document has {counts[modality]} positions of stream {modality}, the budget "
+                    f"of a row is {most}; raise data.loading.budget, or take shorter clips"
+                )
+
+    def _affordable(self, index: int, counts: Mapping[int, int]) -> bool:
+        spent = self._spent[index]
+        return all(spent[m] + counts[m] <= most for m, most in self.budget.items())
+
+    def _open(self, born: int) -> None:
+        self._rows.append([])
+        self._lengths.append(0)
+        self._spent.append(dict.fromkeys(self.budget, 0))
+        self._born.append(born)
+
+    def _put(self, index: int, item: Item, length: int, counts: Mapping[int, int]) -> None:
+        self._rows[index].append(item)
+        self._lengths[index] += length
+        for modality, count in counts.items():
+            self._spent[index][modality] += count
+
+    def _close(self, index: int) -> list[Item]:
         self._lengths.pop(index)
         self._born.pop(index)
+        self._spent.pop(index)
         return self._rows.pop(index)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from datamodules import Documents, Loading, PackedLoader, Skipped
-from datamodules.base import SkipLog
+from datamodules.plan import keys_of
+from datamodules.skips import SkipLog
 from mmpredict.media import write_clip, write_wav
 from mmpredict.schema import Batch, Clip, Layout, Modality, StreamSpec, Tokens
 from mmpredict.sequence import interleave, unpack
@@ -38,7 +39,15 @@ def loading(**changes: object) -> Loading:
 
 
 class Numbered(Documents):
-    """Documents of unlike lengths; every token of document n says n, in epoch e as n + 100 e."""
+    """Documents of unlike lengths; every token of document n says n, in epoch e as n + 1000 e.
+
+    Args:
+        size: how many.
+        length: positions of document n.
+        act: what else happens when document n is read.
+        run: so many neighbours are read together; 0 for none.
+        known: lengths are told without reading.
+    """
 
     layout = Layout((StreamSpec(modality=TEXT, name="text", vocab_size=1_000_000),))
 
@@ -47,8 +56,12 @@ class Numbered(Documents):
         size: int = 23,
         length: Callable[[int], int] = lambda n: 3 + n % 7,
         act: Callable[[int], Skipped | None] = lambda n: None,
+        *,
+        run: int = 0,
+        known: bool = False,
     ) -> None:
-        self.size, self.positions, self.act = size, length, act
+        self.size, self.positions, self.act, self.run, self.known = size, length, act, run, known
+        self.read_numbers: list[int] = []
 
     def __len__(self) -> int:
         return self.size
@@ -56,11 +69,20 @@ class Numbered(Documents):
     def name(self, index: int) -> str:
         return f"document {index}"
 
+    def runs(self) -> list[range] | None:
+        if not self.run:
+            return None
+        return [range(n, min(n + self.run, self.size)) for n in range(0, self.size, self.run)]
+
+    def length(self, epoch: int, index: int) -> int | None:
+        return self.positions(index) if self.known else None
+
     def document(self, epoch: int, index: int) -> Batch | Skipped:
+        self.read_numbers.append(index)
         skipped = self.act(index)
         if skipped is not None:
             return skipped
-        ids = torch.full((self.positions(index),), index + 100 * epoch)
+        ids = torch.full((self.positions(index),), index + 1000 * epoch)
         return interleave(
             [Tokens(TEXT, ids, torch.full(ids.shape, math.nan).double())], self.layout
         )
@@ -68,7 +90,8 @@ class Numbered(Documents):
 
 def loader(documents: Documents, **options: object) -> PackedLoader:
     """A PackedLoader over 16-position rows; `options` of it and of Loading."""
-    own = {name: options.pop(name) for name in ("seed", "rank", "world_size") if name in options}
+    keywords = ("seed", "rank", "world_size", "layout", "consumed")
+    own = {name: options.pop(name) for name in keywords if name in options}
     how = loading(**{"context_length": 16, "open_rows": 3} | options)
     log = SkipLog(how)
     log.num_sources = len(documents)
@@ -79,6 +102,12 @@ def numbers(batches: Iterable[Batch]) -> list[int]:
     """Which `Numbered` documents the batches hold, in the order of the rows."""
     rows = [row for batch in batches for row in unpack(batch)]
     return [int(document.contents[TEXT][0]) for row in rows for document in row]
+
+
+def waiting(batches: PackedLoader) -> list[int]:
+    """Which `Numbered` documents stand in rows that are not given out yet."""
+    keys = sorted(keys_of(batches.position()))
+    return [batches.plan(epoch).number(place) + 1000 * epoch for epoch, place, _ in keys]
 
 
 def same(a: Batch | Skipped, b: Batch | Skipped) -> bool:
