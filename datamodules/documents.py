@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from datamodules.order import generator_of, order_of, run_numbers
+from datamodules.order import generator_of, order_of, places_of, run_numbers
 from mmpredict.schema import Batch, Clip
 
 
@@ -83,6 +83,11 @@ class Documents(ABC):
     def run_numbers(self, epoch: int, numbers: Tensor) -> Tensor:
         """A number for each document, shared by those that `read` gives at one go."""
         return run_numbers(self.runs(), numbers)
+
+    def places(self) -> int:
+        """How many places an epoch's `order` has."""
+        weights = self.weights()
+        return len(self) if weights is None else places_of(weights)
 
     def clip(self, epoch: int, index: int) -> Clip | Skipped:
         """The document before it is encoded, with whatever streams it has: what `mmpredict prepare`

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,7 +36,7 @@ class Loading:
     rows: int = 8
     workers: int = 1
     open_rows: int = 16
-    budget: Mapping[str, int] = field(default_factory=dict)
+    budget: dict[str, int] = field(default_factory=dict)
     too_long: Literal["cut", "split"] = "cut"
     shuffle_runs: int = 16
     max_skipped_share: float = 0.05

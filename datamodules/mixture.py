@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
+from typing import Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 
 from datamodules.base import ClipDataModule, Loading, Split
 from datamodules.documents import Documents, Skipped
-from mmpredict.schema import Batch
-from mmpredict.tokens import Codecs
+from datamodules.draws import Drawn, Joined
+from mmpredict.schema import Layout
+from mmpredict.tokens import Codecs, Vectors
+
+MEASURED = 32  # documents of each part, for the mean of their tokens
 
 
 class Mixture(ClipDataModule):
@@ -25,17 +30,22 @@ class Mixture(ClipDataModule):
 
     Args:
         parts: datamodules; their own `loading` is not used.
-        weights: share of the training documents of each part; need not add up to 1.
+        weights: share of each part; need not add up to 1.
+        unit: what the weights share out: "documents", or "tokens" (positions).
+        min_share: at least such a share of all tokens for a stream, by its name ({text: 0.05}); the
+            part that is richest in it is drawn more often if need be.
         documents_per_epoch: training documents until the next shuffle.
         loading: how documents become batches.
         seed: of the draws and the order.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the knobs of a recipe
         self,
         parts: list[LightningDataModule],
         weights: list[float],
         *,
+        unit: Literal["documents", "tokens"] = "documents",
+        min_share: dict[str, float] | None = None,
         documents_per_epoch: int = 2000,
         loading: Loading | None = None,
         seed: int = 0,
@@ -53,15 +63,27 @@ class Mixture(ClipDataModule):
         codecs = _agreed(parts)
         super().__init__(**vars(codecs), loading=loading, seed=seed)
         self.parts: list[ClipDataModule] = parts
+        self._shares: list[float] | None = None
         self.weights, self.documents_per_epoch = list(weights), documents_per_epoch
+        if unit not in ("documents", "tokens"):
+            raise ValueError(f"data.unit={unit!r} must be documents or tokens")
+        min_share = min_share or {}
+        unknown = sorted(min_share.keys() - {spec.name for spec in self.layout.streams})
+        if unknown or not all(0 <= share < 1 for share in min_share.values()):
+            names = ", ".join(spec.name for spec in self.layout.streams)
+            raise ValueError(
+                f"data.min_share={min_share} must give shares from 0 to 1 for some of {names}"
+            )
+        self.unit, self.min_share = unit, min_share
 
     def _share(self, codecs: Codecs) -> None:
         """Give every part the encoders of the streams that it has, and how to load."""
         for part in self.parts:
             kept = {
-                name: codec and getattr(codecs, name) for name, codec in vars(part.codecs).items()
+                name: getattr(part.codecs, name) and getattr(codecs, name)
+                for name in ("audio", "video", "text")
             }
-            part.codecs = Codecs(**kept)
+            part.codecs = Codecs(**kept, series=part.codecs.series)
             part.loading = part.skip_log.loading = self.loading
 
     def setup(self, stage: str | None = None) -> None:
@@ -77,13 +99,55 @@ class Mixture(ClipDataModule):
         for part in self.parts:
             part.setup(stage)
             self.skip_log.reasons |= part.skip_log.reasons
+            self.skip_log.kinds |= part.skip_log.kinds
         self.skip_log.num_sources = sum(part.skip_log.num_sources for part in self.parts)
 
     def documents(self, split: Split) -> Documents:
         parts = [part.documents(split) for part in self.parts]
-        if split == "train":
-            return _Drawn(parts, self.weights, self.documents_per_epoch, self.seed)
-        return _Joined(parts)
+        if split != "train":
+            return Joined(parts)
+        return Drawn(
+            parts,
+            self.shares(parts),
+            size=self.documents_per_epoch,
+            seed=self.seed,
+            spread=self.loading.shuffle_runs,
+        )
+
+    def shares(self, parts: list[Documents]) -> list[float]:
+        """The share of the documents of each part that `unit` and `min_share` come to."""
+        if self.unit == "documents" and not self.min_share:
+            return self.weights
+        if self._shares is None:
+            tokens_PM = torch.stack([mean_tokens(part, self.layout) for part in parts])
+            names = [spec.name for spec in self.layout.streams]
+            self._shares = document_shares(
+                self.weights,
+                tokens_PM,
+                by_tokens=self.unit == "tokens",
+                least=[self.min_share.get(name, 0.0) for name in names],
+                names=names,
+            )
+            told = " : ".join(f"{share:.3g}" for share in self._shares)
+            print(f"mixture: shares of the documents {told}, so that the tokens are as asked")
+        return self._shares
+
+    def fingerprint(self) -> dict[str, str]:
+        return {
+            f"parts[{i}] {name}": digest
+            for i, part in enumerate(self.parts)
+            for name, digest in part.fingerprint().items()
+        }
+
+    def settings(self) -> dict[str, str]:
+        own = {name: value for name, value in super().settings().items() if name != "parts"}
+        for i, part in enumerate(self.parts):
+            own |= {
+                f"parts[{i}].{name}": value
+                for name, value in part.settings().items()
+                if not name.startswith("loading.")
+            }
+        return own
 
     def corpus(self) -> Iterable[str]:
         for part in self.parts:
@@ -114,75 +178,64 @@ def _agreed(parts: list[ClipDataModule]) -> Codecs:
                 f"give them the same {name} settings"
             )
         agreed[name] = found[0] if found else None
-    return Codecs(**agreed)
+    series: dict[str, Vectors] = {}
+    for part in parts:
+        for name, codec in part.codecs.series.items():
+            if series.setdefault(name, codec) != codec:
+                raise ValueError(
+                    f"the parts of the mixture disagree on series {name}: {series[name]} and "
+                    f"{codec}; give them the same settings"
+                )
+    return Codecs(**agreed, series=series)
 
 
-class _Drawn(Documents):
-    """A weighted draw; `index` is a place in the epoch."""
-
-    def __init__(self, parts: list[Documents], weights: list[float], size: int, seed: int) -> None:
-        empty = [i for i, part in enumerate(parts) if not len(part)]
-        if empty:
-            raise ValueError(f"part {empty[0]} of the mixture has no training document")
-        self.parts, self.size, self.seed = parts, size, seed
-        self.weights = torch.tensor(weights, dtype=torch.float64)
-        self._plans: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._orders: dict[int, tuple[int, torch.Tensor]] = {}
-
-    def __len__(self) -> int:
-        return self.size
-
-    def plan(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each place of an epoch its part, and how many places before it are of that part."""
-        if epoch not in self._plans:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            part = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
-            hits = torch.nn.functional.one_hot(part, len(self.parts))
-            rank = (hits.cumsum(0) - hits).gather(1, part[:, None])[:, 0]
-            self._plans = {epoch: (part, rank)}
-        return self._plans[epoch]
-
-    def name(self, index: int) -> str:
-        return f"draw {index}"  # which document it is changes with the epoch
-
-    def document(self, epoch: int, index: int) -> Batch | Skipped:
-        part, rank = (x[index].item() for x in self.plan(epoch))
-        # Every epoch starts where a steady draw would stand by now: no document is favoured.
-        share = (self.weights[part] / self.weights.sum()).item()
-        number = int(epoch * self.size * share) + rank
-        part_epoch, place = divmod(number, len(self.parts[part]))
-        return self.parts[part].document(part_epoch, self._order(part, part_epoch)[place].item())
-
-    def _order(self, part: int, part_epoch: int) -> torch.Tensor:
-        """The documents of a part, shuffled anew for each of its epochs."""
-        if self._orders.get(part, (-1,))[0] != part_epoch:
-            seed = (self.seed * 1_000_003 + part_epoch) * 1_009 + part + 1
-            generator = torch.Generator().manual_seed(seed)
-            order = torch.randperm(len(self.parts[part]), generator=generator)
-            self._orders[part] = part_epoch, order
-        return self._orders[part][1]
+def mean_tokens(documents: Documents, layout: Layout) -> Tensor:
+    """(streams,) mean positions of a document by stream, over some of them drawn evenly."""
+    drawn = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0))
+    rows = [documents.document(0, index) for index in drawn[:MEASURED].tolist()]
+    rows = [row for row in rows if not isinstance(row, Skipped)]
+    counts = [
+        [float((row.modality == spec.modality).sum()) for spec in layout.streams] for row in rows
+    ]
+    if not counts:
+        raise ValueError(f"none of {min(MEASURED, len(documents))} documents of a part can be read")
+    return torch.tensor(counts, dtype=torch.float64).mean(0)
 
 
-class _Joined(Documents):
-    """All documents of all parts, one part after the other."""
+def document_shares(
+    weights: list[float],
+    tokens_PM: Tensor,
+    *,
+    by_tokens: bool,
+    least: list[float],
+    names: list[str],
+) -> list[float]:
+    """Shares of documents such that tokens are shared out as asked.
 
-    def __init__(self, parts: list[Documents]) -> None:
-        self.parts = parts
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def _find(self, index: int) -> tuple[Documents, int]:
-        for part in self.parts:
-            if index < len(part):
-                return part, index
-            index -= len(part)
-        raise IndexError(index)
-
-    def name(self, index: int) -> str:
-        part, own = self._find(index)
-        return part.name(own)
-
-    def document(self, epoch: int, index: int) -> Batch | Skipped:
-        part, own = self._find(index)
-        return part.document(epoch, own)
+    A stream that would have less than its least share is helped by the part that is richest in it:
+    the smallest addition that reaches the share. Shapes: P parts, M streams.
+    """
+    shares_P = torch.tensor(weights, dtype=torch.float64)
+    if by_tokens:
+        shares_P = shares_P / tokens_PM.sum(1)
+    shares_P = shares_P / shares_P.sum()
+    for _ in range(100):  # what helps one stream takes from the others
+        tokens_M = shares_P @ tokens_PM
+        lacks = [
+            m for m, share in enumerate(least) if tokens_M[m] < (share - 1e-9) * tokens_M.sum()
+        ]
+        if not lacks:
+            return shares_P.tolist()
+        m = lacks[0]
+        richness_P = tokens_PM[:, m] / tokens_PM.sum(1)
+        best = int(richness_P.argmax())
+        gain = float(tokens_PM[best, m] - least[m] * tokens_PM[best].sum())
+        if gain <= 0:
+            break
+        lack = float(least[m] * tokens_M.sum() - tokens_M[m])
+        shares_P[best] += 1.0001 * lack / gain
+        shares_P = shares_P / shares_P.sum()
+    raise ValueError(
+        f"data.min_share={dict(zip(names, least, strict=True))} cannot be reached: the parts' "
+        f"documents have {tokens_PM.round().tolist()} tokens of {names} on average"
+    )

@@ -33,7 +33,7 @@ def order_of(
     them as its weight says, to within one.
     """
     if weights is not None:
-        numbers = systematic(weights, max(1, round(float(weights.sum()))), generator)
+        numbers = systematic(weights, places_of(weights), generator)
     elif runs is None:
         return torch.randperm(size, generator=generator)
     else:
@@ -45,6 +45,11 @@ def order_of(
         len(numbers), generator=generator, dtype=torch.float64
     )
     return numbers[torch.argsort(keys, stable=True)]
+
+
+def places_of(weights: Tensor) -> int:
+    """Places of an epoch in which documents come as often as their weights say."""
+    return max(1, round(float(weights.sum())))
 
 
 def run_numbers(runs: Sequence[range] | None, numbers: Tensor) -> Tensor:

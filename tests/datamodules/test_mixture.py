@@ -8,6 +8,7 @@ import pytest
 from pytorch_lightning import LightningDataModule
 
 from datamodules import AudioVisual, ClipDataModule, Mixture, Skipped, Text, World
+from datamodules.plan import EpochPlan
 from mmpredict.schema import UserError
 from mmpredict.sequence import unpack
 from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
@@ -30,7 +31,7 @@ from tests.datamodules.small import (
 
 
 class Counted(ClipDataModule):
-    """A part whose documents can be told: number `first` + index, in epoch e plus 100 e."""
+    """A part whose documents can be told: number `first` + index, in epoch e plus 1000 e."""
 
     def __init__(self, first: int, size: int) -> None:
         super().__init__(audio=None, video=None, text=WORDS, loading=None, seed=0)
@@ -59,16 +60,117 @@ def drawn(data: Mixture, epoch: int = 0) -> list[int]:
 
 
 def test_weights_are_kept():
-    """Within four standard deviations of a binomial draw, in every epoch and every half of one."""
+    """Exactly in every epoch; within four standard deviations in every half of one."""
     parts = Counted(0, 50), Counted(10_000_000, 50), Counted(20_000_000, 50)
     data = mixture(*parts, weights=[6.0, 3.0, 1.0], documents_per_epoch=2000)
     for epoch in range(2):
-        order = [index for _, index in data.train_dataloader().order(epoch)]
-        numbers = drawn(data, epoch)
-        for half in (order[:1000], order[1000:]):
-            seen = Counter(numbers[index] // 10_000_000 for index in half)
+        numbers = [n // 10_000_000 for n in drawn(data, epoch)]
+        assert Counter(numbers) == {0: 1200, 1: 600, 2: 200}
+        for half in (numbers[:1000], numbers[1000:]):
+            seen = Counter(half)
             for part, share in enumerate((0.6, 0.3, 0.1)):
                 assert abs(seen[part] - 1000 * share) < 4 * (1000 * share * (1 - share)) ** 0.5
+
+
+def test_no_document_is_missed_or_doubled_at_any_border():
+    """Sizes that divide nothing: after k documents of a part, each came floor or ceil of k / size
+    times."""
+    data = mixture(
+        Counted(0, 7), Counted(10_000_000, 23), weights=[1.0, 2.7], documents_per_epoch=31
+    )
+    seen: list[list[int]] = [[], []]
+    for epoch in range(40):
+        for number in drawn(data, epoch):
+            seen[number // 10_000_000].append(number % 1000)
+        for part, size in enumerate((7, 23)):
+            counts = Counter(seen[part])
+            most, least = max(counts.values()), min(counts.get(n, 0) for n in range(size))
+            assert most - least <= 1
+
+
+def test_a_part_that_would_never_be_drawn_is_refused():
+    data = mixture(Counted(0, 5), Counted(100, 5), weights=[1.0, 1e-6], documents_per_epoch=50)
+    with pytest.raises(ValueError, match="part 1 .*less than one of 50 documents"):
+        data.documents("train")
+
+
+class Filmed(Counted):
+    """A part whose neighbours are read together."""
+
+    def documents(self, split: str) -> Numbered:
+        documents = Numbered(self.size, run=5)
+        documents.read_at_once = []
+        read = documents.read
+
+        def noted(epoch: int, indices: list[int]) -> list:
+            documents.read_at_once.append((epoch, tuple(indices)))
+            return read(epoch, indices)
+
+        documents.read = noted
+        return documents
+
+
+def test_runs_of_a_part_are_read_at_one_go_within_a_mixture():
+    data = mixture(Counted(10_000_000, 40), Filmed(0, 40), documents_per_epoch=100)
+    drawn_documents = data.documents("train")
+    alone = [drawn_documents.document(1, n) for n in range(100)]
+    tasks = list(EpochPlan(drawn_documents, 0, 1, 16).tasks(range(100)))
+    assert sorted(place for task in tasks for place in task.places) == list(range(100))
+    film = drawn_documents.parts[1]
+    film.read_at_once.clear()
+    for task in tasks:
+        if task.is_run:
+            rows = drawn_documents.read(1, task.numbers)
+            assert all(same(row, alone[n]) for row, n in zip(rows, task.numbers, strict=True))
+    assert len(film.read_at_once) == sum(task.is_run for task in tasks) >= 8
+    for _, indices in film.read_at_once:
+        assert len(indices) > 1 and len({n // 5 for n in indices}) == 1
+
+
+def test_weights_in_tokens():
+    """Documents of 4 and of 40 tokens, two thirds of the tokens from the long ones."""
+    short, long = Counted(0, 30), Counted(500, 30)
+    long.documents = lambda split: Numbered(30, length=lambda n: 40)
+    data = mixture(short, long, weights=[1.0, 2.0], unit="tokens", documents_per_epoch=600)
+    rows = all_documents(data.documents("train"))
+    lengths = [row.modality.shape[1] for row in rows]
+    assert sum(n for n in lengths if n == 40) == pytest.approx(2 / 3 * sum(lengths), rel=0.02)
+
+
+def test_a_stream_gets_its_least_share(capsys):
+    world = World(**codecs("audio", "video"), train_scenes=8)
+    data = mixture(
+        world,
+        Text(text=WORDS),
+        weights=[200.0, 1.0],
+        min_share={"text": 0.3},
+        documents_per_epoch=120,
+        loading=loading(context_length=512),
+    )
+    rows = all_documents(data.documents("train"))
+    text = sum(int((row.modality == TEXT).sum()) for row in rows)
+    assert text / sum(row.modality.shape[1] for row in rows) == pytest.approx(0.3, abs=0.04)
+    assert "shares of the documents" in capsys.readouterr().out
+    plain = mixture(
+        world,
+        Text(text=WORDS),
+        weights=[1.0, 1.0],
+        min_share={"text": 0.01},
+        loading=loading(context_length=512),
+    )
+    assert plain.shares([part.documents("train") for part in plain.parts]) == [0.5, 0.5]
+
+
+def test_a_least_share_that_cannot_be_had_is_said():
+    data = mixture(
+        World(**codecs("audio", "video", "text"), train_scenes=8),
+        min_share={"text": 0.9},
+        loading=loading(context_length=512),
+    )
+    with pytest.raises(ValueError, match="min_share=.*cannot be reached"):
+        data.documents("train")
+    with pytest.raises(ValueError, match="min_share"):
+        mixture(Counted(0, 5), min_share={"smell": 0.1})
 
 
 def test_the_draw_is_a_pure_function_of_seed_and_epoch():
@@ -91,9 +193,9 @@ def test_a_part_alone_is_gone_through_once_per_epoch_of_its_own():
     epochs = [drawn(data, epoch) for epoch in range(4)]
     first, second = epochs[0] + epochs[1], epochs[2] + epochs[3]
     assert sorted(first) == list(range(40))
-    assert sorted(second) == [100 + n for n in range(40)], "the part's second epoch"
+    assert sorted(second) == [1000 + n for n in range(40)], "the part's second epoch"
     assert max(epochs[0]) > 25, "not only the part's first documents"
-    assert [n - 100 for n in second] != first
+    assert [n - 1000 for n in second] != first
 
 
 def test_batches_do_not_depend_on_the_number_of_workers():
