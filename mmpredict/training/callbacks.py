@@ -25,10 +25,11 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from mmpredict.schema import Batch
 from mmpredict.training import samples
+from mmpredict.training.data_report import DataReport, data_lines
 from mmpredict.training.predictions import Predictions, finite
 from mmpredict.training.progress import Progress
 from mmpredict.training.report import write_report
-from mmpredict.training.report_table import print_table, skip_lines
+from mmpredict.training.report_table import print_table
 
 SHARDED = ("FSDPStrategy", "ModelParallelStrategy")  # one rank alone cannot run the model there
 
@@ -41,6 +42,7 @@ def run_callbacks(run_dir: Path) -> list[Callback]:
         Samples(run_dir),
         Report(run_dir),
         Predictions(run_dir),
+        DataReport(run_dir),
         Checkpoints(run_dir / "ckpt"),
     ]
 
@@ -188,7 +190,7 @@ class FinalTable(Callback):
         if trainer.is_global_zero:
             write_results(folder(trainer, self.run_dir) / "results.json", self.results)
             print_table(self.results, title)
-            for line in skip_lines(*skipped(trainer)):
+            for line in data_lines(trainer):
                 print(line)
 
 
@@ -204,12 +206,6 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     text = json.dumps(finite(results), indent=2, allow_nan=False)
     part.write_text(f"{text}\n", encoding="utf-8")
     os.replace(part, path)
-
-
-def skipped(trainer: Trainer) -> tuple[dict[str, str], int]:
-    """Files that the data left out with the reason, and how many documents were cut."""
-    log = getattr(getattr(trainer, "datamodule", None), "skip_log", None)
-    return (dict(log.reasons), log.truncated) if log is not None else ({}, 0)
 
 
 def score_test_documents(trainer: Trainer, module: LightningModule) -> dict[str, Any] | None:
@@ -366,7 +362,7 @@ class Report(_Drawing):
                 if isinstance(logger, CSVLogger):
                     logger.save()
                     metrics = Path(logger.experiment.metrics_file_path)
-            skips = skip_lines(*skipped(trainer), most=200)
+            skips = data_lines(trainer, most=200)
             return write_report(
                 run_dir,
                 metrics=metrics,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from mmpredict.model import Predictor, PredictorConfig
@@ -154,6 +155,9 @@ class Pretrain(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.statistics_taken = True  # they are buffers of the predictor
+        data = type(getattr(self.trainer, "datamodule", None)).__qualname__
+        if self.trainer.state.fn == TrainerFn.FITTING and data not in checkpoint:
+            print(f"note: the checkpoint does not say how far {data} was read; it begins anew")
         for modality, state in checkpoint["mmpredict"]["ngrams"].items():
             self.ngrams[modality].load_state_dict(state)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules import AudioVisual, Loading, Mixture, Skipped, Text, World
+from datamodules import AudioVisual, Documents, Loading, Mixture, Skipped, Text, World
 from datamodules.base import measure
 from mmpredict.schema import UserError
 from mmpredict.tokens import Codecs, Patches, TextTokens
@@ -146,7 +146,7 @@ def test_statistics_are_those_of_the_pooled_values(modality, codec):
     assert data.statistics() is found, "measured once"
 
 
-class _Rare:
+class _Rare(Documents):
     """Sound nearly everywhere; frames in the last document alone, where it stands."""
 
     def __init__(self, size: int, with_frames: bool = True) -> None:
@@ -158,6 +158,9 @@ class _Rare:
 
     def __len__(self) -> int:
         return self.size
+
+    def name(self, index: int) -> str:
+        return f"rare {index}"
 
     def document(self, epoch: int, index: int):
         self.asked.append(index)

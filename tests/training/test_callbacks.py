@@ -57,12 +57,15 @@ class Squares(ClipDataModule):
         yield from WAYS
 
 
-class _Squares:
+class _Squares(Documents):
     def __init__(self, data: Squares, split: Split) -> None:
         self.data, self.split = data, split
 
     def __len__(self) -> int:
         return {"train": 32, "val": 4, "test": 5}[self.split]
+
+    def name(self, index: int) -> str:
+        return f"{self.split} {index}"
 
     def document(self, epoch: int, index: int) -> Batch | Skipped:
         if self.split == "train" and index in self.data.broken:
@@ -203,7 +206,10 @@ def test_few_lines_before_the_first_step(
     assert [line.split()[0] for line in lines] == ["data", "model", "steps"]
     assert "\x1b" not in out and "\r" not in out
     assert re.search(r"10/10  \S+ tok/s  audio \S+  video \S+  text \S+\n", rest)
-    assert "2 files skipped:" in rest and "clip-4.mp4: it ends in the middle" in rest
+    assert (
+        "2 files skipped (2 video unreadable):" in rest
+        and "clip-4.mp4: it ends in the middle" in rest
+    )
     assert all(len(line) <= 80 for line in rest.splitlines() if "better" in line or "worse" in line)
 
 
