@@ -1,0 +1,175 @@
+"""Does the loader hide behind the step, and does a worker's memory stay flat?
+
+1. A training step of the quickstart's model fed by the real loader (one worker, documents from raw
+   shards that `prepare` wrote from the embedded world) beside the same step on the same batches
+   kept in memory, in turn, batch by batch; training and worker have one core each.
+2. The same with the world drawn on the fly.
+3. Resident memory of a worker after 2,000 and after 20,000 samples.
+Run: python benchmarks/loader.py [--smoke] [--json FILE]
+Targets: <= 1.02 times the cached step; < 5 % growth.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+
+from harness import parse_arguments, print_table, write_result  # noqa: E402
+from mixed import RECIPES, quickstart_model, recipe, world  # noqa: E402
+
+from datamodules import Loading  # noqa: E402
+from datamodules.base import ClipDataModule  # noqa: E402
+from datamodules.shards import Shards  # noqa: E402
+from mmpredict import cli  # noqa: E402
+from mmpredict.model import Predictor  # noqa: E402
+from mmpredict.objectives import LossWeights, next_loss  # noqa: E402
+from mmpredict.schema import Batch  # noqa: E402
+from mmpredict.tokens import MelChunks, Patches, TextTokens  # noqa: E402
+
+_TOLERANCE = 1e-6
+
+
+class Trainer:
+    """One optimiser step on a batch; says its loss and its wall seconds."""
+
+    def __init__(self, model: Predictor) -> None:
+        self.model = model
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+
+    def step(self, batch: Batch) -> float:
+        torch.manual_seed(0)  # the flow head's noise: equal on both sides
+        loss = next_loss(self.model(batch), self.model.layout, LossWeights()).total
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+
+def endless(data: ClipDataModule) -> Iterator[Batch]:
+    loader = data.train_dataloader()
+    while True:
+        yield from loader
+
+
+def fed_and_cached(data: ClipDataModule, steps: int, warm_up: int) -> dict[str, float]:
+    """Medians of the seconds of a step with its batch fetched, and with it in memory.
+
+    Every batch is trained on twice, once fetched and once kept, in turn; so both sides do the same
+    work. While a kept batch is trained on, the loader may read ahead, as it may while a fetched one
+    is: its work must fit into the time of the steps.
+    """
+    trainer = Trainer(quickstart_model(data.layout, data.statistics()))
+    batches = endless(data)
+    fed: list[float] = []
+    kept: list[float] = []
+    for number in range(warm_up + steps):
+        start = time.perf_counter()
+        batch = next(batches)
+        loss = trainer.step(batch)
+        between = time.perf_counter()
+        again = trainer.step(batch)
+        end = time.perf_counter()
+        if abs(loss - again) > _TOLERANCE * max(1.0, abs(loss)):
+            raise SystemExit(f"the losses of one batch differ: {loss} and {again}")
+        if number >= warm_up:
+            fed.append(between - start)
+            kept.append(end - between)
+    data.teardown("fit")
+    ratios = [a / b for a, b in zip(fed, kept, strict=True)]
+    return {
+        "fed_step_s": statistics.median(fed),
+        "cached_step_s": statistics.median(kept),
+        "ratio": statistics.median(ratios),
+        "ratio_of_sums": sum(fed) / sum(kept),
+        "steps": steps,
+    }
+
+
+def shards(folder: Path, scenes: int, loading: Loading) -> Shards:
+    """Raw shards of the quickstart's scenes, written by the command that users have."""
+    words = ["prepare", "--config", str(RECIPES / "quickstart.yaml"), "--out", str(folder)]
+    words += ["--set", f"data.train_scenes={scenes}", "--set", "data.val_scenes=4"]
+    words += ["--set", "data.test_scenes=4"]
+    if not (folder / "index.jsonl").exists() and cli.main(words) != 0:
+        raise SystemExit("prepare failed")
+    settings = recipe("quickstart")["data"]["init_args"]
+    data = Shards(
+        str(folder),
+        audio=MelChunks(**settings["audio"]),
+        video=Patches(**settings["video"]),
+        text=TextTokens(**settings["text"]),
+        loading=loading,
+    )
+    data.setup()
+    return data
+
+
+def worker_memory(data: ClipDataModule, samples: list[int]) -> list[float]:
+    """Resident MiB of the one worker after so many samples."""
+    loader = data.train_dataloader()
+    found, seen = [], 0
+    while len(found) < len(samples):
+        for batch in loader:
+            seen += int(batch.doc_id.max(dim=1).values.sum())
+            if len(found) < len(samples) and seen >= samples[len(found)]:
+                (worker,) = loader._items._iterator._workers
+                pages = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1])
+                found.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    data.teardown("fit")
+    return found
+
+
+def main() -> None:
+    """Steps fed and cached from shards and from the world, then the worker's memory."""
+    arguments = parse_arguments(__doc__)
+    torch.set_num_threads(1)  # the worker has the other core
+    torch.set_float32_matmul_precision("medium")
+    steps, scenes, samples = (4, 40, [100, 200]) if arguments.smoke else (60, 1000, [2000, 20000])
+    settings = recipe("quickstart")["data"]["init_args"]["loading"]
+    loading = Loading(**settings | {"workers": 1})
+    with tempfile.TemporaryDirectory() as place:
+        stored = shards(Path(place), scenes, loading)
+        figures = {"raw_shards": fed_and_cached(stored, steps, warm_up=4)}
+        figures["world_drawn"] = fed_and_cached(world(workers=1), steps, warm_up=4)
+        memory = worker_memory(stored, samples)
+    growth = memory[1] / memory[0] - 1
+    print_table(
+        ["source", "step, fetched (s)", "step, cached (s)", "ratio of medians", "of sums"],
+        [
+            [
+                name,
+                f"{f['fed_step_s']:.4f}",
+                f"{f['cached_step_s']:.4f}",
+                f"{f['ratio']:.4f}",
+                f"{f['ratio_of_sums']:.4f}",
+            ]
+            for name, f in figures.items()
+        ],
+    )
+    print(
+        f"worker after {samples[0]:,} samples {memory[0]:.1f} MiB, after {samples[1]:,} samples "
+        f"{memory[1]:.1f} MiB: {100 * growth:+.2f} % (goal: < 5 %)"
+    )
+    write_result(
+        arguments.json,
+        "loader",
+        ratios={
+            "real_loader_vs_cached": figures["raw_shards"]["ratio"],
+            "world_loader_vs_cached": figures["world_drawn"]["ratio"],
+            "worker_memory_growth": growth,
+        },
+        figures={**figures, "worker_mib": dict(zip(map(str, samples), memory, strict=True))},
+    )
+
+
+if __name__ == "__main__":
+    main()
