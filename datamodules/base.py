@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -263,27 +263,6 @@ def measure(documents: Documents, codecs: Codecs, loading: Loading) -> Statistic
         spread = (second / count - centre.square()).clamp(min=0).sqrt()
         mean[modality], std[modality] = centre[groups].float(), spread[groups].float()
     return Statistics(mean=mean, std=std)
-
-
-def split_by_hash(hashes: Sequence[str], share: float) -> list[Split]:
-    """The split of each content by its hash in hex digits.
-
-    Below `share` of the range it is "test", below twice that "val", else "train". Needs three
-    different contents: the largest hash trains and the two smallest are held out in any case, so
-    that no split is empty. Equal contents share a split. When contents are added, none that trained
-    is ever held out (unless all were below the threshold), while one that was held out only because
-    there had to be one may come to train.
-    """
-    order = sorted(set(hashes))
-    place = [int(h[:16], 16) / 16 ** len(h[:16]) for h in order]
-    names = ["test" if x < share else "val" if x < 2 * share else "train" for x in place]
-    names[-1] = "train"
-    if "test" not in names:
-        names[0] = "test"
-    if "val" not in names:
-        names[max(1, names.count("test") - 1)] = "val"
-    split = dict(zip(order, names, strict=True))
-    return [split[h] for h in hashes]
 
 
 def mended(text: str) -> str:

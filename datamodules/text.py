@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.base import ClipDataModule, Loading, Split, mended, split_by_hash
+from datamodules.base import ClipDataModule, Loading, Split, mended
 from datamodules.documents import Documents, Skipped
+from datamodules.split import split_by_hash
 from mmpredict.media import MediaError, read_text
 from mmpredict.schema import Batch, Clip, Modality, TextPiece, Tokens
 from mmpredict.sequence import interleave
@@ -54,6 +55,7 @@ class Text(ClipDataModule):
         self.held_out_share = held_out_share
         self._passages: dict[Split, list[str]] | None = None
         self._documents: dict[Split, list[np.ndarray]] = {}
+        self._digests: dict[str, str] = {}
 
     def setup(self, stage: str | None = None) -> None:
         if self._passages is None:
@@ -63,7 +65,9 @@ class Text(ClipDataModule):
     def _texts(self) -> list[str]:
         if self.root is None:
             topics = importlib.import_module("pydoc_data.topics").topics
-            return [topics[name] for name in sorted(topics)]
+            texts = [topics[name] for name in sorted(topics)]
+            self._digests = {"pydoc_data.topics": digest("\n".join(texts))}
+            return texts
         files = [self.root] if self.root.is_file() else self._listed()
         if not files:
             lack = f"holds no {' or '.join(SUFFIXES)} file"
@@ -79,6 +83,8 @@ class Text(ClipDataModule):
             except MediaError as error:
                 self.skip_log.note(Skipped(error.path, error.reason))
                 continue
+            name = path.name if path == self.root else path.relative_to(self.root).as_posix()
+            self._digests[name] = digest("\n".join(piece.text for piece in pieces))
             if path.suffix.lower() == ".jsonl":
                 texts += [piece.text for piece in pieces]
             else:
@@ -101,7 +107,7 @@ class Text(ClipDataModule):
                 f"data.root={self.root} holds {sum(map(len, texts))} characters, too few to hold "
                 f"out a validation and a test passage of up to {PASSAGE_CHARACTERS}; give more text"
             )
-        hashes = [hashlib.sha256(passage.encode()).hexdigest() for passage in passages]
+        hashes = [digest(passage) for passage in passages]
         split: dict[Split, list[str]] = {"train": [], "val": [], "test": []}
         names = split_by_hash(hashes, self.held_out_share)
         for _, name, passage in sorted(zip(hashes, names, passages, strict=True)):
@@ -124,6 +130,10 @@ class Text(ClipDataModule):
         ids = tokens.contents.numpy().astype(np.int32)
         return [ids[start : start + length] for start in range(0, len(ids), length)]
 
+    def fingerprint(self) -> dict[str, str]:
+        """By file; of the text that ships with Python, as a whole."""
+        return self._digests
+
     def corpus(self) -> Iterable[str]:
         assert self._passages is not None
         return self._passages["train"]
@@ -139,10 +149,18 @@ class _Passages(Documents):
     def name(self, index: int) -> str:
         return f"passage part {index}"
 
+    def length(self, epoch: int, index: int) -> int:
+        return len(self.ids[index])
+
     def document(self, epoch: int, index: int) -> Batch:
         ids = torch.from_numpy(self.ids[index].astype(np.int64))
         untimed = torch.full((len(ids),), float("nan"), dtype=torch.float64)
         return interleave([Tokens(Modality.TEXT, ids, untimed)], self.module.layout)
+
+
+def digest(text: str) -> str:
+    """sha256 of a text that may hold lone surrogates."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def cut_passages(text: str) -> list[str]:

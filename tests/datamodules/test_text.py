@@ -178,3 +178,29 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
 def test_held_out_share_must_be_a_share(share):
     with pytest.raises(ValueError, match="held_out_share"):
         Text(held_out_share=share)
+
+
+def test_lengths_are_known_and_true():
+    data = Text(text=TextTokens(kind="bytes"), loading=loading(context_length=64))
+    data.setup()
+    documents = data.documents("val")
+    assert all(
+        documents.length(0, n) == documents.document(0, n).modality.shape[1]
+        for n in range(len(documents))
+    )
+    assert data.val_dataloader().plans_by_length
+
+
+def test_a_changed_file_changes_its_own_fingerprint(tmp_path):
+    for n in range(4):
+        (tmp_path / f"{n}.txt").write_text(prose(500, n))
+
+    def found() -> dict[str, str]:
+        data = Text(str(tmp_path), loading=loading())
+        data.setup()
+        return data.fingerprint()
+
+    before = found()
+    (tmp_path / "2.txt").write_text(prose(500, 9))
+    after = found()
+    assert {name for name in before if before[name] != after[name]} == {"2.txt"}
