@@ -25,13 +25,16 @@ class Skipped:
         source: the file, of which there may be many documents.
         reason: why.
         harmless: only this stretch of the file is empty; the file is not counted as broken.
-        kind: of the reason, in one word, for counting: "unreadable", "limits", "hash", "empty".
+        kind: of the reason, in one word, for counting: "unreadable", "limits", "hash", "missing",
+            "empty".
+        share: of the source that is lost with it.
     """
 
     source: str
     reason: str
     harmless: bool = False
     kind: str = "unreadable"
+    share: float = 1.0
 
 
 class Documents(ABC):

@@ -176,7 +176,11 @@ class PackedLoader:
                 yield batch
         if not begun and not keys_of(end):  # a trainer that counts steps would go round for ever
             size = len(self.plan(position["epoch"]))
-            raise UserError(f"none of {size} documents holds a stream of the recipe")
+            reasons = [f"\n  {s}: {r}" for s, r in list(self.skip_log.reasons.items())[:5]]
+            raise UserError(
+                f"none of {size} documents can be used"
+                + ("".join(reasons) or ": none holds a stream of the recipe")
+            )
         return end
 
     def _own(self, rows: Rows) -> Rows:

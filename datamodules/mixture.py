@@ -98,8 +98,7 @@ class Mixture(ClipDataModule):
         self._share(self.codecs)
         for part in self.parts:
             part.setup(stage)
-            self.skip_log.reasons |= part.skip_log.reasons
-            self.skip_log.kinds |= part.skip_log.kinds
+            self.skip_log.take_over(part.skip_log)
         self.skip_log.num_sources = sum(part.skip_log.num_sources for part in self.parts)
 
     def documents(self, split: Split) -> Documents:

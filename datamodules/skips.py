@@ -31,6 +31,7 @@ class SkipLog:
         self.num_sources = 0
         self.reasons: dict[str, str] = {}
         self.kinds: dict[str, str] = {}
+        self._lost: dict[str, dict[str, float]] = {}  # shares of each source by reason
         self.truncated = 0
         self.substituted = 0
         self._in_a_row: list[str] = []
@@ -39,6 +40,13 @@ class SkipLog:
         if not skipped.harmless:
             self.reasons.setdefault(skipped.source, skipped.reason)
             self.kinds.setdefault(skipped.source, skipped.kind)
+            self._lost.setdefault(skipped.source, {})[skipped.reason] = skipped.share
+
+    def take_over(self, other: SkipLog) -> None:
+        """What another log has noted, too."""
+        self.reasons = {**other.reasons, **self.reasons}
+        self.kinds = {**other.kinds, **self.kinds}
+        self._lost = {**other._lost, **self._lost}
 
     def add(self, skipped: Skipped) -> None:
         """Note it, and stop if it is one too many."""
@@ -74,8 +82,11 @@ class SkipLog:
     def check(self) -> None:
         """Raise with the list when the limits of `Loading` are passed."""
         bad, total = len(self.reasons), max(self.num_sources, len(self.reasons), 1)
-        many = bad > self.loading.max_skipped_share * total and bad >= self.loading.min_skipped
-        if bad and (many or bad > total / 2):
+        # Of a long film with one broken window, little is lost.
+        lost = sum(min(1.0, sum(shares.values())) for shares in self._lost.values())
+        lost = round(lost, 6)
+        many = lost > self.loading.max_skipped_share * total and bad >= self.loading.min_skipped
+        if bad and (many or lost > total / 2):
             shown = [f"  {source}: {reason}" for source, reason in self.reasons.items()][:SHOWN]
             more = [f"  ... and {bad - SHOWN} more"] if bad > SHOWN else []
             raise UserError(

@@ -217,7 +217,7 @@ def test_a_long_list_is_cut():
 def test_an_epoch_without_a_single_document_is_an_error():
     """Nothing is broken, but nothing is there: a trainer that counts steps would never end."""
     empty = Numbered(5, act=lambda n: Skipped("long.mp4", "no frame here", harmless=True))
-    with pytest.raises(UserError, match="none of 5 documents"):
+    with pytest.raises(UserError, match="none of 5 documents can be used: none holds"):
         list(loader(empty))
     with pytest.raises(ValueError, match="no document"):
         loader(Numbered(0))

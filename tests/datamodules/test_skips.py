@@ -106,6 +106,18 @@ def test_counts_are_by_modality_and_reason():
     }
 
 
+def test_a_long_film_with_a_broken_window_is_not_a_broken_film():
+    """Five of twenty films lose a tenth each: half a film is lost, not five."""
+    log = SkipLog(Loading(min_skipped=1))
+    log.num_sources = 20
+    for film in range(5):
+        for _ in range(3):  # every epoch meets the same window
+            log.add(Skipped(f"{film}.mp4", "damaged at 3 s", share=0.1))
+    assert len(log.reasons) == 5
+    with pytest.raises(UserError, match="6 of 20"):
+        log.add(Skipped("5.mp4", "empty file"))
+
+
 def test_long_documents_are_split_when_told():
     data = Numbered(6, length=lambda n: 10 + 9 * n)  # up to 55 positions in rows of 16
     batches = loader(data, too_long="split")
