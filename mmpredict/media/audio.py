@@ -7,7 +7,7 @@ Shapes: C channels, S samples."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -17,10 +17,16 @@ from av import AudioFrame, AudioResampler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmpredict.media.clock import SampleTimeline, as_fraction, resampling_lattice, snap_to_lattice
+from mmpredict.media.clock import (
+    SampleTimeline,
+    as_fraction,
+    resampling_lattice,
+    snap_to_lattice,
+    sound_jitter,
+)
 from mmpredict.media.container import Source, head_frames
 from mmpredict.media.limits import Limits, MediaError
-from mmpredict.media.video import SeekMissed
+from mmpredict.media.video import SeekMissed, stamp_reader
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _AAC_FRAME = 1024
@@ -56,6 +62,8 @@ def mixing_matrix(names: list[str], channels: int) -> NDArray[np.float32]:
 
 def float_samples(frame: AudioFrame) -> NDArray[np.float32]:
     """Samples of any PCM format as (C, S) float32, full scale at 1."""
+    if frame.format.name == "fltp":  # what most decoders give, and no need for the long way
+        return np.array([np.frombuffer(p, np.float32, frame.samples) for p in frame.planes])
     samples = frame.to_ndarray()
     if not frame.format.is_planar:  # packed: (1, S * C)
         samples = samples.reshape(-1, frame.layout.nb_channels).T
@@ -111,15 +119,20 @@ class SoundCollector:
         self.source, self.stream, self.limits, self.sought = source, source.audio, limits, sought
         self.start_s, self.length_s = span_s[0], span_s[1] - span_s[0]
         self.asked_rate, self.asked_channels = sample_rate, channels
-        self.rate = (
-            0  # of the decoded sound; known with the first frame (headers of HE-AAC halve it)
-        )
+        # Of the decoded sound; known with the first frame (headers of HE-AAC halve the rate).
+        self.rate = 0
+        self.layout = ""
         self.matrix: NDArray[np.float32] | None = None
-        self.layout: list[str] = []
+        self.num_channels = self.num_source_channels = 0
         self.lattice: tuple[int, int] | None = None  # (anchor, step), see find_lattice
         self.chunks: list[tuple[int, NDArray[np.float32]]] = []
         self.bytes = 0
         self.done = False
+        self.holes: list[tuple[int, int]] = []  # where sound was missing: (first sample, count)
+        self.cuts: list[tuple[int, int]] = []  # where it overlapped
+        self._seconds = stamp_reader(source, source.audio)
+        self._tick_s = float(as_fraction(source.audio.time_base))
+        self._delivered: tuple[int, NDArray[np.float32]] | None = None
 
     @property
     def target_rate(self) -> int:
@@ -128,59 +141,78 @@ class SoundCollector:
     @property
     def end_s(self) -> float:
         """End of the decoded sound, from the start of the span."""
+        return self.end_from(self.start_s)
+
+    def end_from(self, start_s: float, reached: int | None = None) -> float:
+        """End of the decoded sound, or of its samples before `reached`, from some start on the
+        file's clock."""
         if not self.rate or self.timeline.next_index is None:
             return 0.0
-        end = self.timeline.next_index
+        end = self.timeline.next_index if reached is None else reached
         if self.stream.duration is not None and self.stream.start_time is not None:
             stamp = self.stream.start_time + self.stream.duration
-            claimed = round(self.source.seconds(stamp, self.stream) * self.rate)
+            claimed = round(self._seconds(stamp) * self.rate)
             if 0 < end - claimed <= _MAX_PADDING:
                 end = claimed  # what the encoder added to fill its last packet
-        return end / self.rate - self.start_s
+        return end / self.rate - start_s
 
     def find_lattice(self) -> None:
         """Before a seek: learn from the file's first packets where later ones lie, to the
         sample."""
-        if (1 / as_fraction(self.stream.time_base)) % self.stream.codec_context.sample_rate == 0:
-            return  # stamps are exact already
-        frames = head_frames(self.source, self.stream, 3)
-        if (
-            len(frames) == 3
-            and frames[0].pts is not None
-            and frames[1].samples == frames[2].samples
-        ):
-            first = self._near_zero(
-                self._stamp_index(frames[0], frames[0].sample_rate), frames[0].sample_rate
-            )
-            self.lattice = (first + frames[0].samples, frames[1].samples)
+        if not self.stamps_are_exact():
+            self.lattice = self.lattice_of(head_frames(self.source, self.stream, 3))
 
-    def add(self, frame: AudioFrame) -> None:
-        names = [channel.name for channel in frame.layout.channels]
+    def stamps_are_exact(self) -> bool:
+        """Whether the container can say at which sample a packet starts."""
+        base = as_fraction(self.stream.time_base)
+        return (1 / base) % self.stream.codec_context.sample_rate == 0
+
+    def lattice_of(self, frames: Sequence[AudioFrame]) -> tuple[int, int] | None:
+        """(anchor, step) from the first three frames of a file, if they are of equal size."""
+        if len(frames) < 3 or frames[0].pts is None or frames[1].samples != frames[2].samples:
+            return None
+        rate = frames[0].sample_rate
+        first = self._near_zero(self._stamp_index(frames[0], rate), rate)
+        return first + frames[0].samples, frames[1].samples
+
+    def add(self, frame: AudioFrame) -> tuple[int, int]:
+        """Take a frame; returns where its first sample lies, and how many of its first were cut."""
+        layout = frame.layout.name
         if not self.rate:
-            self._begin(frame.sample_rate, names)
-        at_s = self.end_s + self.start_s
-        if frame.sample_rate != self.rate or names != self.layout:
+            self._begin(frame.sample_rate, layout, [c.name for c in frame.layout.channels])
+        if frame.sample_rate != self.rate or layout != self.layout:
             raise MediaError(
                 self.source.path,
-                f"sound changes from {len(self.layout)} channels at "
-                f"{self.rate} Hz to {len(names)} at {frame.sample_rate} at {at_s:.2f} s",
+                f"sound changes from {self.num_source_channels} channels at {self.rate} Hz to "
+                f"{frame.layout.nb_channels} at {frame.sample_rate} at {self._at_s():.2f} s",
             )
         if frame.is_corrupt:
-            raise MediaError(self.source.path, f"sound is damaged at {at_s:.2f} s")
+            raise MediaError(self.source.path, f"sound is damaged at {self._at_s():.2f} s")
         waveform_CS = float_samples(frame)
         index = self._index(frame)
-        if not self.sought or self.timeline.next_index is not None:
-            before_s = (self.timeline.next_index or 0) / self.rate
-            self.source.check_jump("sound", before_s, index / self.rate)
+        next_index = self.timeline.next_index
+        if not self.sought or next_index is not None:
+            self.source.check_jump("sound", (next_index or 0) / self.rate, index / self.rate)
         first, drop = self.timeline.place(index, waveform_CS.shape[1])
-        reason = self.limits.refusal(duration_s=first / self.rate, bytes_=self.bytes)
-        if reason:
-            raise MediaError(self.source.path, reason)
-        self._keep(first, waveform_CS[:, drop:])
+        if drop:
+            self.cuts.append((first, drop))
+        if next_index is not None and first > next_index:
+            self.holes.append((next_index, first - next_index))
+        if first / self.rate > self.limits.max_duration_s or self.bytes > self.limits.max_bytes:
+            reason = self.limits.refusal(duration_s=first / self.rate, bytes_=self.bytes)
+            raise MediaError(self.source.path, reason or "over a limit")
+        self._keep(first, waveform_CS[:, drop:] if drop else waveform_CS)
         self.done = self.timeline.next_index >= self.keep_to
+        return first, drop
 
     def waveform(self, length_s: float) -> Tensor | None:
+        """The sound of the span's first `length_s`; see `window`."""
+        return self.window(self.start_s, length_s)
+
+    def window(self, start_s: float, length_s: float) -> Tensor | None:
         """(C, round(length_s * rate)) float32 in [-1, 1], silence wherever the file has no sound.
+
+        Call it once all sound is added; any part of the span, as often as wanted.
 
         None if nothing was decoded and the header does not even give a rate.
         """
@@ -188,59 +220,95 @@ class SoundCollector:
             context = self.stream.codec_context
             if not context.sample_rate:
                 return None
-            self._begin(context.sample_rate, ["FC"] * max(1, context.channels))
+            count = max(1, context.channels)
+            self._begin(context.sample_rate, "", ["FC"] * count)
         wanted = round(length_s * self.target_rate)
-        needed = math.ceil((self.lead + wanted) * self.rate / self.target_rate) + self.margin
-        channels = len(self.layout) if self.matrix is None else len(self.matrix)
-        reason = self.limits.refusal(bytes_=4 * channels * (needed + wanted))
+        reason = self.limits.refusal(bytes_=self.bytes_of(length_s))
         if reason:
             raise MediaError(self.source.path, reason)
-        laid_CS = np.zeros((channels, needed), np.float32)
-        for first, chunk_CS in self.chunks:
-            at = first - self.keep_from
-            part = chunk_CS[:, max(0, -at) : max(0, needed - at)]
-            laid_CS[:, max(0, at) : max(0, at) + part.shape[1]] = part
-        if not np.isfinite(laid_CS).all():
-            raise MediaError(self.source.path, "sound has samples that are not numbers")
-        resampled_CS = resample(laid_CS, self.rate, self.target_rate)
-        kept_CS = np.zeros((channels, wanted), np.float32)
-        part = resampled_CS[:, self.lead : self.lead + wanted]
+        start, delivered_CS = self._deliver()
+        kept_CS = np.zeros((self.num_channels, wanted), np.float32)
+        at = round(start_s * self.target_rate) - start
+        part = delivered_CS[:, at : at + wanted]
         kept_CS[:, : part.shape[1]] = part
-        return torch.from_numpy(kept_CS).clamp_(-1.0, 1.0)
+        if kept_CS.size:
+            least, most = kept_CS.min(), kept_CS.max()
+            if not (np.isfinite(least) and np.isfinite(most)):
+                raise MediaError(self.source.path, "sound has samples that are not numbers")
+            if least < -1.0 or most > 1.0:
+                kept_CS.clip(-1.0, 1.0, out=kept_CS)
+        return torch.from_numpy(kept_CS)
 
-    def notices(self) -> list[str]:
-        """What had to be changed, in words."""
+    def bytes_of(self, length_s: float) -> int:
+        """Memory that a window takes, before and after resampling."""
+        if not self.rate:
+            return 0
+        decoded = math.ceil(length_s * self.rate) + 2 * self.margin
+        return 4 * self.num_channels * (decoded + round(length_s * self.target_rate))
+
+    def _deliver(self) -> tuple[int, NDArray[np.float32]]:
+        """All that was kept, laid end to end and resampled once; and the index of its first sample
+        at the target rate."""
+        if self._delivered is None:
+            ends = [first + chunk_CS.shape[1] for first, chunk_CS in self.chunks]
+            # Behind the end the resampler mirrors what it has: that must be silence.
+            end = min(max(ends, default=self.keep_from), self.keep_to) + self.margin
+            laid_CS = np.zeros((self.num_channels, max(0, end - self.keep_from)), np.float32)
+            length = laid_CS.shape[1]
+            for first, chunk_CS in self.chunks:
+                at = first - self.keep_from
+                if at < 0 or at + chunk_CS.shape[1] > length:  # sticks out
+                    chunk_CS = chunk_CS[:, max(0, -at) : max(0, length - at)]
+                    at = max(0, at)
+                laid_CS[:, at : at + chunk_CS.shape[1]] = chunk_CS
+            self._delivered = self.lead_from, resample(laid_CS, self.rate, self.target_rate)
+        return self._delivered
+
+    def notices(self, start_s: float, length_s: float) -> list[str]:
+        """What had to be changed in a window, in words."""
         found = []
-        if self.matrix is not None and len(self.layout) > len(self.matrix):
-            found.append(f"{len(self.layout)} channels mixed down to {len(self.matrix)}")
-        if self.rate and self.timeline.hole_samples:
-            found.append(
-                f"{self.timeline.hole_samples / self.rate:.3f} s of missing sound set to silence"
-            )
-        if self.rate and self.timeline.cut_samples:
-            found.append(f"{self.timeline.cut_samples / self.rate:.3f} s of overlapping sound cut")
+        if self.rate and self.rate != self.target_rate:
+            found.append(f"sound resampled from {self.rate} to {self.target_rate} Hz")
+        if self.num_source_channels > self.num_channels:
+            found.append(f"{self.num_source_channels} channels mixed down to {self.num_channels}")
+        words = ((self.holes, "missing sound set to silence"), (self.cuts, "overlapping sound cut"))
+        for places, what in words:
+            start, end = start_s * self.rate, (start_s + length_s) * self.rate
+            inside = [min(first + n, end) - max(first, start) for first, n in places]
+            total = sum(max(0.0, count) for count in inside)
+            if self.rate and total > 0:
+                found.append(f"{total / self.rate:.3f} s of {what}")
         return found
 
-    def _begin(self, rate: int, names: list[str]) -> None:
+    def _at_s(self) -> float:
+        return self.end_s + self.start_s
+
+    def _begin(self, rate: int, layout: str, names: list[str]) -> None:
         """Decide, at the decoded rate, which samples the span needs."""
-        self.rate, self.layout = rate, names
-        self.timeline = SampleTimeline(rate)
+        self.rate, self.layout, self.num_source_channels = rate, layout, len(names)
+        jitter = sound_jitter(rate, self.stream.codec_context.name)
+        self.timeline = SampleTimeline(rate, jitter)
+        self.num_channels = len(names)
         if self.asked_channels is not None and self.asked_channels != len(names):
             self.matrix = mixing_matrix(names, self.asked_channels)
+            self.num_channels = self.asked_channels
         start = round(self.start_s * self.target_rate)  # in delivered samples
         if rate == self.target_rate:
-            self.margin = self.lead = 0
-            self.keep_from = start
+            self.margin = 0
+            self.keep_from = self.lead_from = start
         else:
             # Resampling starts where both rates have a sample at the same time, so a window gets
             # the same filter phases as the whole, and early enough for the filter to have run in.
             source_step, target_step = resampling_lattice(rate, self.target_rate)
             self.margin = math.ceil(64 * max(1.0, rate / self.target_rate))
             steps = math.floor((self.start_s * rate - self.margin) / source_step)
-            self.keep_from = steps * source_step
-            self.lead = start - steps * target_step
-        end = self.start_s + self.length_s
-        self.keep_to = math.inf if math.isinf(end) else math.ceil(end * rate) + self.margin
+            self.keep_from, self.lead_from = steps * source_step, steps * target_step
+        end_s = self.start_s + self.length_s
+        self.keep_to = math.inf if math.isinf(end_s) else self.needed_until(end_s)
+
+    def needed_until(self, end_s: float) -> int:
+        """The sample up to which a window that ends at `end_s` depends on the decoded sound."""
+        return math.ceil(end_s * self.rate) + 1 + self.margin  # 1: start and length are rounded
 
     def _keep(self, first: int, waveform_CS: NDArray[np.float32]) -> None:
         if first + waveform_CS.shape[1] <= self.keep_from or first >= self.keep_to:
@@ -255,23 +323,28 @@ class SoundCollector:
         it."""
         if frame.pts is None:
             return self.timeline.next_index or 0
-        index = self._stamp_index(frame, self.rate)
-        if self.timeline.next_index is None:
-            if self.lattice is not None:
-                tick = float(as_fraction(self.stream.time_base)) * self.rate
-                index = snap_to_lattice(index, *self.lattice, tick)
-            elif not self.sought:
-                index = self._near_zero(index, self.rate)
-            if self.sought and index > max(0, self.keep_from):
-                raise SeekMissed
+        if self.timeline.next_index is not None:
+            return self._stamp_index(frame, self.rate)
+        if not self.sought:
+            return self._near_zero(self._stamp_index(frame, self.rate), self.rate)
+        index = self.place_after_seek(frame, self.lattice)
+        if index > max(0, self.keep_from):
+            raise SeekMissed
         return index
 
+    def place_after_seek(self, frame: AudioFrame, lattice: tuple[int, int] | None) -> int:
+        """Where a stamped frame's first sample lies for a reader that starts with it."""
+        index = self._stamp_index(frame, self.rate)
+        if lattice is None:
+            return index
+        return snap_to_lattice(index, *lattice, self._tick_s * self.rate)
+
     def _stamp_index(self, frame: AudioFrame, rate: int) -> int:
-        return round(self.source.seconds(frame.pts, self.stream) * rate)
+        return round(self._seconds(frame.pts) * rate)
 
     def _near_zero(self, index: int, rate: int) -> int:
         """A start within one unit of the container's time base of t = 0 is t = 0, rounded."""
-        return 0 if abs(index) <= float(as_fraction(self.stream.time_base)) * rate else index
+        return 0 if abs(index) <= self._tick_s * rate else index
 
 
 def add_sound_stream(container: Any, rate: int, channels: int) -> Any:

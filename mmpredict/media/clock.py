@@ -18,6 +18,9 @@ from fractions import Fraction
 STAMP_SLACK_S = 0.001
 # Sound stamps jitter; only a larger step is a real gap or overlap. Below the 1/30 s of a frame.
 SOUND_JITTER_S = 0.010
+# FFmpeg marks Vorbis blocks at a change from long to short by up to a quarter of a block wrong, and
+# the next one right again. Blocks have up to 8192 samples.
+_VORBIS_JITTER = 2048
 _ROUNDING = 1e-6  # seconds; far above float error, far below any stamp
 
 
@@ -30,6 +33,12 @@ def file_origin_s(starts_s: Iterable[float | None]) -> float:
     """Where t = 0 of the file lies on its container's clock; None marks a start that is unknown."""
     known = [start for start in starts_s if start is not None]
     return max(0.0, min(known)) if known else 0.0
+
+
+def sound_jitter(rate: int, codec: str) -> int:
+    """Steps of sound stamps up to this many samples are no gap."""
+    jitter = int(SOUND_JITTER_S * rate)
+    return max(jitter, _VORBIS_JITTER) if codec == "vorbis" else jitter
 
 
 class FrameGrid:
@@ -68,9 +77,11 @@ class SampleTimeline:
 
     Args:
         rate: Hz of the samples laid.
+        jitter: a step of up to so many samples is none; None for 10 ms.
     """
 
     rate: int
+    jitter: int | None = None
     next_index: int | None = None
     hole_samples: int = 0  # filled with silence so far
     cut_samples: int = 0  # dropped so far
@@ -84,7 +95,7 @@ class SampleTimeline:
         if self.next_index is None:
             self.next_index = stamp_index
         step = stamp_index - self.next_index
-        if abs(step) <= SOUND_JITTER_S * self.rate:
+        if abs(step) <= (SOUND_JITTER_S * self.rate if self.jitter is None else self.jitter):
             step = 0
         drop = min(count, max(0, -step))
         self.hole_samples += max(0, step)

@@ -1,6 +1,7 @@
-"""Opening a local media file safely, and what its header says.
+"""Opening a local media file safely.
 
-In: a path. Out: an open PyAV container with the two streams we read, or a MediaInfo.
+In: a path or MediaBytes. Out: an open PyAV container with the two streams we read; a png or jpg
+comes as a stand-in for one (see still.py).
 
 Only regular local files are read, through a file object, in formats from a list, and anything a
 file refers to is refused: playlists (m3u8, ffconcat) and URLs can neither name other files nor
@@ -9,10 +10,11 @@ reach a network.
 
 from __future__ import annotations
 
-import stat
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -21,53 +23,37 @@ import av
 from av.stream import Disposition
 
 from mmpredict.media.clock import as_fraction, file_origin_s
+from mmpredict.media.gif import GIF_MARKS, gif_facts
 from mmpredict.media.limits import Limits, MediaError
+from mmpredict.media.local import MediaBytes, open_local, source_path
+from mmpredict.media.still import JPEG_MARK, PNG_MARK, StillContainer
 
 # Demuxers that hold their own data. Playlists, image sequences, capture devices are not among them.
 _FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,wav,w64,aiff,flac,mp3,aac"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,flv,ogg,asf,wav,w64,aiff,flac,mp3,"
+    "aac"
 )
+_MKV_DURATION = re.compile(r"(\d{1,4}):(\d\d):(\d\d\.\d+)")
+_WAV_PROBE = 8192  # a wav says all in its header; FFmpeg would read 5 MB to guess what is known
+_HEAD = 16  # bytes that tell a picture from a film
 _MAX_JUMP_S = 60.0
 _MAX_HEAD_PACKETS = 64  # how far we look for a first frame
 
 
 @dataclass(frozen=True)
-class MediaInfo:
-    """What a file's header says; nobody has checked that it is true.
+class Source:
+    """An open file.
 
     Args:
-        path: the file.
-        duration_s: the header's claim, or the last packet's end where the header is silent.
-        has_video, has_audio: whether there is a stream of the kind that can be decoded.
-        width, height: pixels as shown, after rotation; 0 without video.
-        fps: average frames a second; 0 without video or if unknown.
-        sample_rate: Hz; 0 without sound.
-        channels: 0 without sound.
-        video_start_s, audio_start_s: seconds on the file's clock; None without the stream or if
-            unknown.
-        rotation: degrees counter-clockwise that the stored picture is turned by for showing.
+        path: its name.
+        container: of PyAV, or what stands in for one.
+        video, audio: its streams, or None.
+        origin_s: t = 0 of the file on its container's clock.
         notices: what is odd.
+        video_lag: steps by which the frames of an avi come too late, see `counts_frames`.
+        counted_s: its length, where the blocks of the file were counted rather than a claim read.
+        file: what the container reads from.
     """
-
-    path: Path
-    duration_s: float
-    has_video: bool
-    has_audio: bool
-    width: int = 0
-    height: int = 0
-    fps: float = 0.0
-    sample_rate: int = 0
-    channels: int = 0
-    video_start_s: float | None = None
-    audio_start_s: float | None = None
-    rotation: int = 0
-    notices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Source:
-    """An open file. `video` and `audio` are PyAV streams or None; `origin_s` is t = 0 on its
-    clock."""
 
     path: Path
     container: Any
@@ -75,15 +61,44 @@ class Source:
     audio: Any
     origin_s: float
     notices: tuple[str, ...]
+    video_lag: int = 0
+    counted_s: float | None = None
+    file: BinaryIO | None = None
+
+    @property
+    def still(self) -> bool:
+        """A picture without a length."""
+        return isinstance(self.container, StillContainer)
+
+    @property
+    def counts_frames(self) -> bool:
+        """An avi numbers its packets in the order in which they are decoded, and stamps nothing.
+
+        What FFmpeg makes up as the stamp of a frame is wrong for B-frames. But decoders give frames
+        in the order in which they are shown, one for one packet, so a frame's time is the number of
+        the packet that brought it out (its dts), less `video_lag`.
+        """
+        return self.kind == "avi" and self.video is not None
+
+    @property
+    def kind(self) -> str:
+        """The container's name, or the codec's of a still."""
+        return self.container.header.codec if self.still else self.container.format.name
 
     def seconds(self, stamp: int, stream: Any) -> float:
-        """A stamp of a stream on the file's clock."""
-        return float(stamp * as_fraction(stream.time_base)) - self.origin_s
+        """A stamp of a packet or frame on the file's clock."""
+        return float(stamp * as_fraction(stream.time_base)) - self.stream_origin_s(stream)
+
+    def stream_origin_s(self, stream: Any) -> float:
+        """What to take off a stream's stamps to be on the file's clock."""
+        if not self.video_lag or stream.index != self.video.index:
+            return self.origin_s
+        return self.origin_s + float(self.video_lag * as_fraction(stream.time_base))
 
     def start_s(self, stream: Any) -> float | None:
         if stream is None or stream.start_time is None:
             return None
-        return self.seconds(stream.start_time, stream)
+        return float(stream.start_time * as_fraction(stream.time_base)) - self.origin_s
 
     def check_jump(self, kind: str, from_s: float, to_s: float) -> None:
         """Refuse a stamp that leaps out of the file: filling the hole could take all memory."""
@@ -92,15 +107,29 @@ class Source:
 
     @property
     def claimed_s(self) -> float | None:
-        """The header's duration of the file."""
-        if self.container.duration:
-            return self.container.duration / av.time_base
-        ends = [
-            float(s.duration * as_fraction(s.time_base))
-            for s in (self.video, self.audio)
-            if s is not None and s.duration
-        ]
-        return max(ends, default=None)
+        """The header's duration of the file; None where it is absent or makes no sense."""
+        if self.counted_s is not None:
+            return self.counted_s
+        ends_s = [_claimed_end_s(s) for s in (self.video, self.audio) if s is not None]
+        known_s = [end_s for end_s in ends_s if end_s is not None]
+        whole_s = self.container.duration or 0
+        # A subtitle may stay longer than the film: then the film's own streams count.
+        has_more = any(s.type == "subtitle" for s in self.container.streams)
+        if whole_s <= 0 or (has_more and len(known_s) == len(ends_s)):
+            return max(known_s) - self.origin_s if known_s else None
+        return whole_s / av.time_base
+
+
+def _claimed_end_s(stream: Any) -> float | None:
+    """Where the header says that a stream ends, on its container's clock."""
+    start_s = float((stream.start_time or 0) * as_fraction(stream.time_base))
+    if stream.duration and stream.duration > 0:
+        return start_s + float(stream.duration * as_fraction(stream.time_base))
+    told = _MKV_DURATION.fullmatch(stream.metadata.get("DURATION", ""))
+    if not told:
+        return None
+    hours, minutes, seconds = map(float, told.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _refuse_reference(url: str, flags: int, options: dict) -> NoReturn:
@@ -108,40 +137,92 @@ def _refuse_reference(url: str, flags: int, options: dict) -> NoReturn:
 
 
 @contextmanager
-def open_source(path: str | PathLike[str], limits: Limits) -> Iterator[Source]:
+def open_source(
+    source: str | PathLike[str] | MediaBytes, limits: Limits, *, glance: bool = False
+) -> Iterator[Source]:
     """Open a file, choose its streams and hold its header against the limits.
+
+    With `glance` an mp4 is opened without decoding a picture, ten times as fast for large ones; its
+    frames may then come out of order, so this is for a look at the header only.
 
     Whatever goes wrong inside the `with` becomes a MediaError: on damaged files PyAV raises not
     only its own errors but IndexError, UnicodeDecodeError and MemoryError as well.
     """
-    path = Path(path)
+    path = source_path(source)
     try:
-        # stat before open: opening a pipe would wait for its other end.
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise MediaError(path, "not a regular file")
-        if status.st_size == 0:
-            raise MediaError(path, "empty file (0 bytes)")
-        _check(path, limits, bytes_=status.st_size)
-        with path.open("rb") as file, _opened(path, file) as container:
-            source = _choose_streams(path, container)
-            _check_header(source, limits)
-            yield source
+        with open_local(source, limits) as file:
+            head = file.read(_HEAD)
+            file.seek(0)
+            if not head:
+                raise MediaError(path, "empty file (0 bytes)")
+            if head.startswith((PNG_MARK, JPEG_MARK)):
+                yield _still(path, StillContainer(path, file.read(), limits))
+                return
+            counted_s = None
+            if head.startswith(GIF_MARKS):
+                facts = gif_facts(file, path, limits)
+                file, counted_s = io.BytesIO(facts.data), facts.duration_s
+            # Opening decodes a first picture where the header is terse: never one over the limit.
+            options = {"max_pixels": str(limits.max_pixels)}
+            if glance and head[4:8] == b"ftyp":
+                options["skip_frame"] = "all"
+            probesize = _WAV_PROBE if head[8:12] == b"WAVE" else None
+            with _opened(path, file, options, probesize) as container:
+                opened = _choose_streams(path, container, limits)
+                opened = replace(opened, counted_s=counted_s, file=file)
+                _check_header(opened, limits)
+                if probesize:
+                    opened = replace(opened, notices=(*opened.notices, *_cut_off(head, file)))
+                if opened.counts_frames:
+                    opened = replace(opened, video_lag=_avi_lag(opened))
+                yield opened
     except (MediaError, AssertionError):
         raise
-    except FileNotFoundError as error:
-        raise MediaError(path, "no such file") from error
     except Exception as error:
         raise MediaError(path, f"cannot be read as media: {describe(error)}") from error
 
 
-def _opened(path: Path, file: BinaryIO) -> Any:
+def _cut_off(head: bytes, file: BinaryIO) -> list[str]:
+    """A notice for a wav that ends before its header says; FFmpeg goes by the file's size."""
+    position, promised = file.tell(), int.from_bytes(head[4:8], "little") + 8
+    size = file.seek(0, 2)
+    file.seek(position)
+    if promised <= size or promised in (8, 1 << 32, (1 << 32) + 7):  # streamed: not known then
+        return []
+    return [f"cut off: the header promises {promised:,} bytes, the file has {size:,}"]
+
+
+def _avi_lag(source: Source) -> int:
+    """How many steps the decoder of an avi waits before it gives its first frame, which is due at
+    the start; the others follow at the same distance."""
+    start, found = None, None
+    try:
+        for number, packet in enumerate(source.container.demux(source.video)):
+            start = packet.dts if start is None else start
+            found = next((frame.dts for frame in packet.decode() if frame.dts is not None), None)
+            if found is not None or number >= _MAX_HEAD_PACKETS:
+                break
+    except Exception:  # damage at the start: reading it will say so
+        found = None
+    source.container.seek(0)
+    return 0 if found is None or start is None else found - start
+
+
+def _still(path: Path, container: StillContainer) -> Source:
+    return Source(
+        path, container, container.streams[0], None, 0.0, container.notices, counted_s=0.0
+    )
+
+
+def _opened(path: Path, file: BinaryIO, options: dict[str, str], probesize: int | None) -> Any:
     """A PyAV container in one of our formats, forbidden to open anything besides `file`."""
     try:
         return av.open(
             file,
             "r",
-            container_options={"format_whitelist": _FORMATS},
+            container_options={"format_whitelist": _FORMATS}
+            | ({"probesize": str(probesize)} if probesize else {}),
+            options=options,
             io_open=_refuse_reference,
         )
     except (av.error.ArgumentError, PermissionError) as error:
@@ -167,12 +248,18 @@ def _check_header(source: Source, limits: Limits) -> None:
     _check(source.path, limits, duration_s=source.claimed_s or 0.0)
     if source.video is not None:
         context = source.video.codec_context
+        if not context.width or not context.height:
+            raise MediaError(
+                source.path,
+                "its picture has no size, or one over the limit of "
+                f"{limits.max_pixels:,} pixels a frame (Limits.max_pixels)",
+            )
         _check(
             source.path, limits, pixels=context.width * context.height, frames=source.video.frames
         )
 
 
-def _choose_streams(path: Path, container: Any) -> Source:
+def _choose_streams(path: Path, container: Any, limits: Limits) -> Source:
     """The best video and sound stream; cover pictures are no video."""
     notices = []
     chosen = {}
@@ -185,6 +272,10 @@ def _choose_streams(path: Path, container: Any) -> Source:
         chosen[kind] = best if best in usable else (usable[0] if usable else None)
         if len(usable) > 1:
             notices.append(f"{len(usable)} {kind} streams; stream {chosen[kind].index} is read")
+    film = chosen["video"]
+    if film is not None and container.start_time is None and container.duration is None:
+        rate = float(film.average_rate or film.guessed_rate or 0)
+        notices.append(f"no time stamps; its frames are counted at {rate:g} a second")
     if chosen["video"] is None and chosen["audio"] is None:
         raise MediaError(path, "; ".join(notices) or "no video or sound stream")
     for stream in chosen.values():
@@ -192,6 +283,8 @@ def _choose_streams(path: Path, container: Any) -> Source:
             # One process decodes one file: threads of its own only add cost.
             stream.codec_context.thread_type = "SLICE"
             stream.codec_context.thread_count = 1
+            if stream.type == "video":  # its size may grow after the header
+                stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
     starts = [
         None
         if s is None or s.start_time is None
@@ -211,67 +304,3 @@ def head_frames(source: Source, stream: Any, count: int) -> list[Any]:
         if len(found) >= count or number >= _MAX_HEAD_PACKETS:
             break
     return found[:count]
-
-
-def probe(path: str | PathLike[str], limits: Limits | None = None) -> MediaInfo:
-    """What a file claims to hold.
-
-    From the header alone, save two things a header may lack: the rotation comes from the first
-    frame, and a missing duration from the stamps of all packets.
-    """
-    with open_source(path, limits or Limits()) as source:
-        video, audio = source.video, source.audio
-        notices = list(source.notices)
-        claimed_s = source.claimed_s
-        facts: dict[str, Any] = {}
-        if video is not None:
-            context = video.codec_context
-            rotation = _header_rotation(source)
-            turned = rotation % 180 == 90
-            facts = {
-                "width": context.height if turned else context.width,
-                "height": context.width if turned else context.height,
-                "fps": float(video.average_rate or 0),
-                "rotation": rotation,
-            }
-        if audio is not None:
-            facts |= {
-                "sample_rate": audio.codec_context.sample_rate,
-                "channels": audio.codec_context.channels,
-            }
-        if claimed_s is None:
-            claimed_s = _packets_end_s(source)
-            notices.append(f"the header gives no duration; its packets end at {claimed_s:.2f} s")
-            _check(source.path, limits or Limits(), duration_s=claimed_s)
-        return MediaInfo(
-            source.path,
-            claimed_s,
-            video is not None,
-            audio is not None,
-            video_start_s=source.start_s(video),
-            audio_start_s=source.start_s(audio),
-            notices=tuple(notices),
-            **facts,
-        )
-
-
-def _header_rotation(source: Source) -> int:
-    """PyAV shows the rotation of a container only on decoded frames; a broken first one counts as
-    0."""
-    try:
-        frames = head_frames(source, source.video, 1)
-    except Exception:
-        return 0
-    return round(frames[0].rotation / 90) * 90 % 360 if frames else 0
-
-
-def _packets_end_s(source: Source) -> float:
-    """The end of the last packet, by stamps alone."""
-    source.container.seek(0)
-    end_s = 0.0
-    for packet in source.container.demux(
-        [s for s in (source.video, source.audio) if s is not None]
-    ):
-        if packet.pts is not None:
-            end_s = max(end_s, source.seconds(packet.pts + (packet.duration or 0), packet.stream))
-    return end_s

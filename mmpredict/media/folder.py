@@ -21,6 +21,7 @@ VIDEO_SUFFIXES = (
     ".ogv",
     ".3gp",
     ".wmv",
+    ".gif",
 )
 AUDIO_SUFFIXES = (
     ".wav",
@@ -36,9 +37,13 @@ AUDIO_SUFFIXES = (
     ".aiff",
 )
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+MEDIA_SUFFIXES = VIDEO_SUFFIXES + AUDIO_SUFFIXES + IMAGE_SUFFIXES
+
 
 def list_media(root: str | PathLike[str]) -> list[Path]:
-    """All video and sound files under `root`, by suffix, sorted by path.
+    """All video, sound and image files under `root`, by suffix, sorted by path.
 
     Hidden files and folders (a leading dot) are skipped and folder links not followed, so that a
     circle of links cannot hang it. A `root` that is itself a media file is the only one listed.
@@ -59,4 +64,4 @@ def list_media(root: str | PathLike[str]) -> list[Path]:
 
 def _is_media(name: str) -> bool:
     suffix = os.path.splitext(name)[1].lower()
-    return not name.startswith(".") and suffix in VIDEO_SUFFIXES + AUDIO_SUFFIXES
+    return not name.startswith(".") and suffix in MEDIA_SUFFIXES

@@ -6,26 +6,34 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from mmpredict.media.audio import SoundCollector
 from mmpredict.media.container import Source, describe, open_source
 from mmpredict.media.limits import Limits, MediaError
-from mmpredict.media.video import FrameCollector, SeekMissed
+from mmpredict.media.local import MediaBytes
+from mmpredict.media.video import FrameCollector, SeekMissed, stamp_reader
 from mmpredict.schema import Clip
 
-# How far before the span a seek aims: decoders of sound need some packets to swing in. Where the
-# nearer aim turns out too late (odd indexes), the next is tried; None reads from the start of the
-# file.
-_SEEK_MARGINS_S: tuple[float | None, ...] = (0.4, 10.0, None)
-_NOT_WORTH_SEEKING_S = 2.0
-_MAX_INTERLEAVE_S = 10.0  # a stream that lags more behind the others has nothing for this span
+# How to look for a span: how far before it a seek aims, and whether frames that no other frame
+# needs may be left undecoded on the way. Decoders of sound need some packets to swing in. Where an
+# aim turns out too late (odd indexes), or the frame on show may be among those left out, the next
+# is tried; None reads from the start of the file.
+ATTEMPTS: tuple[tuple[float | None, bool], ...] = (
+    (0.4, True),
+    (0.4, False),
+    (10.0, False),
+    (None, False),
+)
+NOT_WORTH_SEEKING_S = 2.0
+MAX_INTERLEAVE_S = 10.0  # a stream that lags more behind the others has nothing for this span
 _SHORT_BY_S = 0.5  # a header may claim this much too much, or 2 %
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
+    """What `read_clip` is asked for; checked when made."""
+
     start_s: float
     duration_s: float | None
     fps: float | None
@@ -55,7 +63,7 @@ class _Request:
 
 
 def read_clip(  # noqa: PLR0913 - the front door of the room; every argument is a user's choice
-    path: str | PathLike[str],
+    source: str | PathLike[str] | MediaBytes,
     *,
     start_s: float = 0.0,
     duration_s: float | None = None,
@@ -95,7 +103,7 @@ def read_clip(  # noqa: PLR0913 - the front door of the room; every argument is 
     shorter than its header claims is read as far as it goes, with a notice.
 
     Args:
-        path: a local file; URLs and playlists are refused.
+        source: a local file, or one that lies in memory; URLs and playlists are refused.
         start_s: start of the span, seconds on the file's clock.
         duration_s: its length; None reads to the end of the file.
         fps: grid of frame times; None keeps all frames with their own times.
@@ -111,14 +119,16 @@ def read_clip(  # noqa: PLR0913 - the front door of the room; every argument is 
     Raises:
         MediaError: the file cannot be used; says why.
     """
-    request = _Request(start_s, duration_s, fps, size, sample_rate, channels, frames, sound)
+    request = Request(start_s, duration_s, fps, size, sample_rate, channels, frames, sound)
     limits = limits or Limits()
-    seeks = _SEEK_MARGINS_S if start_s > _NOT_WORTH_SEEKING_S else (None,)
-    for margin_s in seeks:
-        aim_s = None if margin_s is None or margin_s >= start_s else start_s - margin_s
-        with open_source(path, limits) as source:
+    for aim_s, sparsely in attempts(start_s):
+        with open_source(source, limits) as opened:
             try:
-                return _read(source, request, limits, aim_s)
+                video, heard = collectors(opened, request, limits, sought=aim_s is not None)
+                if aim_s is not None:
+                    seek(opened, video, heard, aim_s=aim_s, sparsely=sparsely)
+                _decode(opened, video, heard, request.span_s)
+                return finished(opened, request, video, heard)
             except SeekMissed:
                 continue
             except MediaError:
@@ -129,15 +139,49 @@ def read_clip(  # noqa: PLR0913 - the front door of the room; every argument is 
     raise AssertionError("the last attempt reads from the start and does not miss")
 
 
-def _read(source: Source, request: _Request, limits: Limits, aim_s: float | None) -> Clip:
-    video, sound = _collectors(source, request, limits, sought=aim_s is not None)
-    if aim_s is not None:
-        if sound is not None:
-            sound.find_lattice()
-        stamp = round((aim_s + source.origin_s) * 1_000_000)
-        source.container.seek(stamp, backward=True)
-    _decode(source, video, sound, request.span_s)
-    ends_s = [collector.end_s for collector in (video, sound) if collector is not None]
+def attempts(start_s: float) -> list[tuple[float | None, bool]]:
+    """What to try in turn to read from `start_s` on: (where a seek aims, whether to leave out what
+    can be left out on the way). The last reads from the start of the file."""
+    if start_s <= NOT_WORTH_SEEKING_S:
+        return [(None, False)]
+    return [
+        (None if margin_s is None or margin_s >= start_s else start_s - margin_s, sparsely)
+        for margin_s, sparsely in ATTEMPTS
+    ]
+
+
+def seek(
+    source: Source,
+    video: FrameCollector | None,
+    sound: SoundCollector | None,
+    *,
+    aim_s: float,
+    sparsely: bool,
+) -> None:
+    """Move a file that was just opened to the last key frame before `aim_s`."""
+    if sound is not None:
+        sound.find_lattice()
+    try:
+        source.container.seek(round((aim_s + source.origin_s) * 1_000_000), backward=True)
+    except Exception as error:  # no index, or none that reaches so far
+        raise SeekMissed from error
+    # Decoders from other libraries (dav1d) are told only once, and would leave frames out for ever.
+    native = video is not None and not source.video.codec_context.codec.name.startswith("lib")
+    if video is not None and sparsely and native and not source.counts_frames:
+        source.video.codec_context.skip_frame = "NONREF"
+        video.sparse_until_s = aim_s
+
+
+def finished(
+    source: Source,
+    request: Request,
+    video: FrameCollector | None,
+    sound: SoundCollector | None,
+) -> Clip:
+    """The clip of a span from what was collected; of `sound` it may be a part."""
+    ends_s = [] if video is None else [video.end_s]
+    if sound is not None:
+        ends_s.append(sound.end_from(request.start_s))
     length_s = min(request.duration_s or math.inf, max(ends_s))
     notices = [*source.notices, *_short(source, request, max(ends_s))]
     clip_frames = times_s = waveform_CS = None
@@ -156,23 +200,24 @@ def _read(source: Source, request: _Request, limits: Limits, aim_s: float | None
             notices.append(f"{video.disordered} frames out of order left out")
     if sound is not None:
         if sound.rate or request.duration_s is not None:
-            waveform_CS = sound.waveform(length_s)
+            waveform_CS = sound.window(request.start_s, length_s)
         else:
             notices.append("its sound stream is empty")
-        notices += sound.notices()
+        notices += sound.notices(request.start_s, length_s)
     return Clip(
         clip_frames,
         times_s,
         waveform_CS,
         sound.target_rate if waveform_CS is not None and sound is not None else None,
-        name=Path(source.path).name,
+        name=source.path.name,
         notices=tuple(notices),
     )
 
 
-def _collectors(
-    source: Source, request: _Request, limits: Limits, sought: bool
+def collectors(
+    source: Source, request: Request, limits: Limits, sought: bool
 ) -> tuple[FrameCollector | None, SoundCollector | None]:
+    """What collects the streams that are asked for and there; MediaError if there is none."""
     video = sound = None
     if request.frames and source.video is not None:
         video = FrameCollector(
@@ -200,46 +245,66 @@ def _decode(
     span_s: tuple[float, float],
 ) -> None:
     """Run the packets of the file through the collectors until both have what they need."""
-    collectors: dict[int, FrameCollector | SoundCollector] = {}
+    wanted: dict[int, FrameCollector | SoundCollector] = {}
     if video is not None:
-        collectors[source.video.index] = video
+        wanted[source.video.index] = video
     if sound is not None:
-        collectors[source.audio.index] = sound
-    streams = [source.container.streams[index] for index in collectors]
-    for packet, at_s in _packets(source, streams):
-        collector = collectors[packet.stream.index]  # a last, empty packet knows its stream only
+        wanted[source.audio.index] = sound
+    waiting = list(wanted.values())
+    for packet, at_s in packets(source, list(wanted), video):
+        collector = wanted[packet.stream.index]
         if not collector.done:
-            for frame in _decoded(source, packet, at_s):
+            for frame in decoded(source, packet, at_s):
                 collector.add(frame)
                 if collector.done:
+                    waiting.remove(collector)
                     break
-        if all(c.done for c in collectors.values()) or at_s > span_s[1] + _MAX_INTERLEAVE_S:
+        if not waiting or at_s > span_s[1] + MAX_INTERLEAVE_S:
             break
     if video is not None:
         video.close()
 
 
-def _packets(source: Source, streams: list[Any]) -> Iterator[tuple[Any, float]]:
-    """The packets of some streams, each with the time that the file has reached."""
-    packets = source.container.demux(streams)
+def packets(
+    source: Source, indices: list[int], video: FrameCollector | None
+) -> Iterator[tuple[Any, float]]:
+    """The packets of some streams, each with the time that the file has reached.
+
+    After a sparse seek the decoder of `video` is told to leave nothing out from its
+    `sparse_until_s` on.
+    """
+    streams = [source.container.streams[index] for index in indices]
+    seconds = {stream.index: stamp_reader(source, stream) for stream in streams}
+    sparse = video is not None and video.sparse_until_s > 0
+    demuxed = source.container.demux(streams)
     at_s = 0.0
     while True:
         try:
-            packet = next(packets)
+            packet = next(demuxed)
         except StopIteration:
             return
         except Exception as error:
             raise MediaError(
                 source.path, f"breaks off after {at_s:.2f} s: {describe(error)}"
             ) from error
-        if packet.pts is not None:
-            at_s = max(0.0, source.seconds(packet.pts, packet.stream))
+        index, stamp = packet.stream.index, packet.pts
+        if stamp is not None:
+            at_s = max(0.0, seconds[index](stamp))
+        if (
+            sparse
+            and index == source.video.index
+            and (stamp is None or at_s >= video.sparse_until_s)
+        ):
+            source.video.codec_context.skip_frame = "DEFAULT"
+            sparse = False
         yield packet, at_s
 
 
-def _decoded(source: Source, packet: Any, at_s: float) -> list[Any]:
+def decoded(source: Source, packet: Any, at_s: float) -> list[Any]:
+    """The frames that a packet completes; MediaError if it is damaged."""
     kind = packet.stream.type
-    if packet.is_corrupt:
+    # The last packet of a wav is merely short where the header promises more, as in streamed ones.
+    if packet.is_corrupt and source.kind != "wav":
         raise MediaError(source.path, f"{kind} is damaged at {at_s:.2f} s")
     try:
         return packet.decode()
@@ -251,13 +316,16 @@ def _decoded(source: Source, packet: Any, at_s: float) -> list[Any]:
         ) from error
 
 
-def _short(source: Source, request: _Request, end_s: float) -> list[str]:
-    """A notice if the header promised more than there is."""
+def _short(source: Source, request: Request, end_s: float) -> list[str]:
+    """A notice if the header promised more than there is, or less."""
     claimed_s = source.claimed_s
     if claimed_s is None or not (request.frames and request.sound):
         return []
     promised_s = min(claimed_s, request.span_s[1])
     found_s = request.start_s + end_s
-    if found_s >= promised_s - max(_SHORT_BY_S, 0.02 * claimed_s):
+    slack_s = max(_SHORT_BY_S, 0.02 * claimed_s)
+    if request.duration_s is None and found_s > claimed_s + slack_s and not source.still:
+        return [f"the header claims {claimed_s:.2f} s, its streams go on to {found_s:.2f} s"]
+    if found_s >= promised_s - slack_s:
         return []
     return [f"the header claims {claimed_s:.2f} s, its streams end at {found_s:.2f} s"]

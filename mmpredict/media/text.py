@@ -6,13 +6,14 @@
 | .srt .vtt | one timed piece per cue, in the order of the file; tags and markup removed |
 | .json | Whisper's layout or a list of {"text", "start", "end"}; words if every segment has them |
 | .jsonl | one piece per line: {"text", and start and end or neither} |
+| video, sound | the cues of the subtitle track inside the file, on the file's clock; () if none |
 
-Files are UTF-8, or UTF-16 with its mark. Pieces have no white space at their ends.
+Files are UTF-8, or UTF-16 with its mark. Paragraphs keep their text to the blank, save empty lines
+around them and blanks at their end; timed pieces have no white space at their ends.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -21,17 +22,20 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from mmpredict.media.limits import MediaError
+from mmpredict.media.folder import AUDIO_SUFFIXES, VIDEO_SUFFIXES
+from mmpredict.media.limits import Limits, MediaError
+from mmpredict.media.local import MediaBytes, open_local, source_path
+from mmpredict.media.subtitles import plain, read_track
 from mmpredict.media.writer import written_whole
 from mmpredict.schema import TextPiece
 
 TEXT_SUFFIXES = (".srt", ".vtt", ".json", ".jsonl", ".txt")  # also the order in which one is chosen
-_MAX_BYTES = 64 * 1024**2
+TEXT_LIMITS = Limits(max_bytes=64 * 1024**2)
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
 _CUE_TIMES = re.compile(rf"^\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s|$)")
-# <i>, </b>, <c.loud>, <v Anna>, <00:01.500> and {\an8}, but neither "1 < 2" nor "<3"
-_MARKUP = re.compile(r"</?[A-Za-z][^<>\n]*>|<[\d:.]*:[\d:.]*>|\{\\[^{}\n]*\}")
 _VTT_NOTES = ("WEBVTT", "NOTE", "STYLE", "REGION")
+_PARAGRAPH_ENDS = re.compile(r"\n(?:[ \t]*\n)+")
+_BLANKS = " \t\n"
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,4})*")
 _EXPECTED = (
     'expected a list of {"text", "start", "end"}, {"words": [{"word", "start", "end"}]} '
@@ -39,18 +43,28 @@ _EXPECTED = (
 )
 
 
-def read_text(path: str | PathLike[str]) -> tuple[TextPiece, ...]:
+def read_text(
+    source: str | PathLike[str] | MediaBytes, limits: Limits = TEXT_LIMITS
+) -> tuple[TextPiece, ...]:
     """Read a text file by its suffix; see the table above.
+
+    Args:
+        source: a local file, or bytes whose name has the suffix.
+        limits: what is too much of a text file (`max_bytes`); a media file has `Limits()`.
 
     Raises:
         MediaError: no text file, or a row that cannot be understood; names the line.
     """
-    path = Path(path)
+    path = source_path(source)
     suffix = path.suffix.lower()
-    text = _decoded(path)
+    if suffix in VIDEO_SUFFIXES + AUDIO_SUFFIXES:
+        return read_track(source)
+    text = _decoded(source, limits)
     if suffix == ".txt":
-        paragraphs = re.split(r"\n(?:[ \t]*\n)+", text)
-        return tuple(TextPiece(p.strip()) for p in paragraphs if p.strip())
+        paragraphs = _PARAGRAPH_ENDS.split(text)
+        # Blanks at the start of a line are part of the text: verse, code.
+        kept = (p.strip("\n").rstrip(_BLANKS) for p in paragraphs)
+        return tuple(TextPiece(p) for p in kept if p)
     if suffix in (".srt", ".vtt"):
         return _cues(path, text)
     if suffix == ".json":
@@ -86,7 +100,9 @@ def sidecar_text(media_path: str | PathLike[str]) -> Path | None:
 
 def write_text(path: str | PathLike[str], texts: Iterable[TextPiece]) -> None:
     """Write pieces as paragraphs; `read_text` gives the same pieces without their times."""
-    paragraphs = (re.sub(r"\n\s*\n", "\n", piece.text.strip()) for piece in texts)
+    paragraphs = (
+        _PARAGRAPH_ENDS.sub("\n", piece.text.strip("\n").rstrip(_BLANKS)) for piece in texts
+    )
     _write(path, "\n\n".join(paragraph for paragraph in paragraphs if paragraph))
 
 
@@ -116,14 +132,11 @@ def _srt_clock(time_s: float) -> str:
     return f"{hours:02d}:{minutes:02d}:{seconds:02d},{milliseconds:03d}"
 
 
-def _decoded(path: Path) -> str:
+def _decoded(source: str | PathLike[str] | MediaBytes, limits: Limits) -> str:
     """The text of a file with plain line ends."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise MediaError(path, f"over {_MAX_BYTES // 1024**2} MiB; too much for one text")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise MediaError(path, error.strerror or str(error)) from error
+    path = source_path(source)
+    with open_local(source, limits) as file:
+        raw = file.read()
     encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = raw.decode(encoding)
@@ -144,7 +157,7 @@ def _cues(path: Path, text: str) -> tuple[TextPiece, ...]:
     times: tuple[float, float] | None = None  # of the cue whose rows are being gathered
 
     def close() -> None:
-        words = html.unescape(_MARKUP.sub("", "\n".join(rows))).strip()
+        words = plain("\n".join(rows))
         if times is not None and words:
             pieces.append(TextPiece(words, *times))
         rows.clear()

@@ -19,6 +19,7 @@ FLASHES_S = (0.5, 1.5, 2.5)
 FLASH_S = 0.2
 LENGTH_S = 3.2
 STAMP = Fraction(1, 90_000)
+_STEPPED_CODECS = ("mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "wmv2")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Recording:
     size: tuple[int, int] = (48, 64)
     length_s: float = LENGTH_S
     flashes_s: tuple[float, ...] = FLASHES_S
+    sound_first: bool = False  # in the list of streams
 
     @property
     def origin_s(self) -> float:
@@ -74,9 +76,12 @@ class Recording:
     def write(self, folder: Path) -> Path:
         path = folder / self.name
         with av.open(str(path), "w") as container:
-            video = self._video(container)
-            audio = container.add_stream(self.audio_codec, rate=self.rate)
+            video = None if self.sound_first else self._video(container)
+            # FFmpeg's own Vorbis encoder calls itself experimental; it does for a tone.
+            strict = {"strict": "-2"} if self.audio_codec == "vorbis" else {}
+            audio = container.add_stream(self.audio_codec, rate=self.rate, options=strict)
             audio.layout = self.layout
+            video = video or self._video(container)
             self._encode(container, video, audio)
         return path
 
@@ -84,8 +89,11 @@ class Recording:
         video = container.add_stream(
             self.video_codec, rate=self.fps, options=dict(self.video_options)
         )
-        video.height, video.width, video.pix_fmt = *self.size, "yuv420p"
-        if self.name.endswith(".avi"):  # counts frames, has no stamps
+        full_range = self.video_codec == "mjpeg"
+        video.height, video.width = self.size
+        video.pix_fmt = "yuvj420p" if full_range else "yuv420p"
+        # An avi counts frames and has no stamps; the older codecs have one step for all frames.
+        if self.name.endswith(".avi") or self.video_codec in _STEPPED_CODECS:
             video.codec_context.time_base = 1 / self.fps
         else:
             video.codec_context.time_base = STAMP

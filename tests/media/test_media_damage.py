@@ -11,9 +11,10 @@ import struct
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
-from mmpredict.media import Limits, MediaError, probe, read_clip
+from mmpredict.media import Limits, MediaBytes, MediaError, MediaInfo, probe, read_clip
 
 SMALL = {"length_s": 1.0, "flashes_s": (0.5,), "size": (32, 32), "rate": 16_000, "layout": "mono"}
 
@@ -23,7 +24,8 @@ def outcome(path, **options):
     try:
         return "clip", read_clip(path, **options)
     except MediaError as error:
-        assert str(error).startswith(f"{Path(path)}: ") and len(str(error).splitlines()) == 1
+        name = path.name if isinstance(path, MediaBytes) else path
+        assert str(error).startswith(f"{Path(name)}: ") and len(str(error).splitlines()) == 1
         return error.reason, None
 
 
@@ -59,21 +61,89 @@ def test_a_streamable_file_cut_in_half_is_shown_short_or_refused(recording, tmp_
         assert " s" in reason  # says when
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.avi"])
+OLD = {"video_codec": "mpeg4", "audio_codec": "libmp3lame", "video_options": ()}
+FLIPPED = {
+    "clip.mp4": {"video_options": (("bf", "2"),)},
+    "clip.mkv": {},
+    "clip.avi": OLD,
+    "clip.mpg": OLD | {"video_codec": "mpeg1video", "audio_codec": "mp2", "rate": 32_000},
+    "clip.webm": {
+        "video_codec": "libvpx",
+        "audio_codec": "libopus",
+        "video_options": (("deadline", "realtime"), ("cpu-used", "8")),
+    },
+}
+
+
+def flipped(good, seed):
+    """20 random bits of a file turned over; every fifth file loses its end as well."""
+    chance = random.Random(seed)
+    data = bytearray(good)
+    if seed % 5 == 4:
+        del data[chance.randrange(1, len(data)) :]
+    for _ in range(20):
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", FLIPPED)
 def test_bit_flips_never_crash(name, recording, tmp_path):
-    codec = {"video_codec": "mpeg4", "audio_codec": "libmp3lame", "video_options": ()}
-    path = recording(name=name, **SMALL | (codec if name.endswith("avi") else {})).write(tmp_path)
-    good = path.read_bytes()
+    good = recording(name=name, **SMALL | FLIPPED[name]).write(tmp_path).read_bytes()
     reasons = set()
-    for seed in range(30):
-        chance = random.Random(seed)
-        data = bytearray(good)
-        for _ in range(20):
-            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        path.write_bytes(data)
-        reasons.add(outcome(path, fps=10.0, size=(16, 16), sample_rate=8000, channels=1)[0])
-        outcome(path, start_s=0.4, duration_s=0.2)
+    for seed in range(50):
+        source = MediaBytes(name, flipped(good, seed))
+        reasons.add(outcome(source, fps=10.0, size=(16, 16), sample_rate=8000, channels=1)[0])
+        outcome(source, start_s=0.4, duration_s=0.2)
+        assert isinstance(reason_or_info(source), str | MediaInfo)
     assert len(reasons) > 1  # the test did damage
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg", "a.png", "a.jpg", "a.gif"])
+def test_bit_flips_never_crash_sound_or_pictures(name, tmp_path):
+    good = small_file(tmp_path / name).read_bytes()
+    assert outcome(MediaBytes(name, good))[0] == "clip"
+    for seed in range(50):
+        source = MediaBytes(name, flipped(good, seed))
+        outcome(source)
+        assert isinstance(reason_or_info(source), str | MediaInfo)
+        assert outcome(source, size=(8, 8), sample_rate=4000, channels=1)[0]
+
+
+def reason_or_info(source):
+    try:
+        return probe(source)
+    except MediaError as error:
+        return error.reason
+
+
+def small_file(path):
+    """A short sound, or a small picture."""
+    codecs = {".wav": "pcm_s16le", ".flac": "flac", ".mp3": "libmp3lame", ".ogg": "libopus"}
+    pictures = {".png": ("png", "rgb24"), ".jpg": ("mjpeg", "yuvj420p"), ".gif": ("gif", "rgb8")}
+    if path.suffix in pictures:
+        codec, pixel_format = pictures[path.suffix]
+        options = {"format": "gif"} if codec == "gif" else {"format": "image2pipe"}
+        with av.open(str(path), "w", **options) as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = 48, 32, pixel_format
+            for number in range(5 if codec == "gif" else 1):
+                noise = np.random.default_rng(number).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+                frame = av.VideoFrame.from_ndarray(noise, format="rgb24")
+                container.mux(stream.encode(frame.reformat(format=pixel_format)))
+            container.mux(stream.encode(None))
+        return path
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codecs[path.suffix], rate=48_000)
+        stream.layout = "mono"
+        resampler = av.AudioResampler(stream.codec_context.format.name, "mono", 48_000)
+        for at in range(0, 24_000, 960):
+            tone = 0.5 * np.sin(0.05 * np.arange(at, at + 960, dtype=np.float32))
+            frame = av.AudioFrame.from_ndarray(tone[None], "fltp", "mono")
+            frame.sample_rate, frame.pts = 48_000, at
+            for ready in resampler.resample(frame):
+                container.mux(stream.encode(ready))
+        container.mux(stream.encode(None))
+    return path
 
 
 @pytest.mark.parametrize(
@@ -93,26 +163,43 @@ def test_what_is_no_file_is_refused(tmp_path):
     assert outcome(tmp_path / "pipe.mp4")[0] == "not a regular file"  # and does not wait for it
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".m3u8", ".ffconcat", ".mkv"])
+@pytest.mark.parametrize("suffix", [".mp4", ".m3u8", ".ffconcat", ".mkv", ".gif", ".png"])
 def test_playlists_and_addresses_touch_nothing(suffix, recording, tmp_path):
     good = recording(**SMALL).write(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)
         address = f"http://127.0.0.1:{server.getsockname()[1]}/a.mp4"
-        for target in (f"file://{good}", str(good), good.name, address):
+        for target in (f"file://{good}", str(good), good.name, address, "pipe:0", f"file:{good}"):
             m3u8 = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{target}\n#EXT-X-ENDLIST\n"
-            for content in (m3u8, f"ffconcat version 1.0\nfile '{target}'\n"):
+            dash = f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{target}</BaseURL></MPD>'
+            for content in (m3u8, f"ffconcat version 1.0\nfile '{target}'\n", dash):
                 path = tmp_path / f"list{suffix}"
                 path.write_text(content)
-                assert outcome(path)[0] != "clip"
-                if suffix in (".m3u8", ".ffconcat"):
+                for source in (path, MediaBytes(path.name, content.encode())):
+                    assert outcome(source)[0] != "clip"
                     with pytest.raises(MediaError):
-                        probe(path)
-            assert outcome(f"concat:{target}|{target}")[0] == "no such file"
+                        probe(source)
+            for odd in (f"concat:{target}|{target}", f"subfile,,start,0,end,9,,:{target}"):
+                assert outcome(odd)[0] == "no such file"
         with pytest.raises(MediaError):
             read_clip(address)
         with pytest.raises(TimeoutError):
             server.accept()  # nobody came
+
+
+def test_a_name_is_a_name_and_nothing_else(recording, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good = recording(**SMALL).write(tmp_path)
+    small_file(tmp_path / "001.png")
+    for name in ("%03d.png", "*.png", "pipe:0", "pipe:", "-", "data:video/mp4;base64,AAAA", "fd:0"):
+        assert outcome(name)[0] == "no such file"
+    for name in ("pipe:0", "http:a.mp4", "%03d.mp4"):  # such a file may be there all the same
+        os.rename(good, name)
+        assert outcome(name)[0] == "clip"
+        good = name
+    (tmp_path / "link.mp4").symlink_to("/dev/zero")
+    assert outcome(tmp_path / "link.mp4")[0] == "not a regular file"
+    assert "null byte" in outcome("a\0b.mp4")[0]
 
 
 def test_limits_refuse_from_the_header(recording, tmp_path, monkeypatch):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmpredict.media import probe, read_clip
+from mmpredict.media import probe, read_clip, read_windows
 
 NTSC = Fraction(30_000, 1001)
 B_FRAMES = (("bf", "3"), ("b_strategy", "0"), ("g", "20"))
+TWO_B = (("bf", "2"), ("g", "12"))
 SHORT_GOP = (("bf", "0"), ("g", "10"))
 CASES = {
     "30": {},
@@ -41,7 +42,64 @@ CASES = {
     },
     "mpegts": {"name": "clip.ts", "video_options": B_FRAMES},
     "mov_pcm": {"name": "clip.mov", "audio_codec": "pcm_s16le", "rate": 22_050},
+    "sound_first": {"sound_first": True, "video_options": B_FRAMES},
+    "mov_alac": {"name": "clip.mov", "audio_codec": "alac"},
+    "mp4_mpeg4_mp3": {
+        "video_codec": "mpeg4",
+        "audio_codec": "libmp3lame",
+        "video_options": TWO_B,
+        "rate": 44_100,
+    },
+    "mkv_flac": {"name": "clip.mkv", "audio_codec": "flac"},
+    "mkv_vorbis": {"name": "clip.mkv", "audio_codec": "vorbis"},
+    "mkv_opus": {"name": "clip.mkv", "audio_codec": "libopus", "video_options": B_FRAMES},
+    "mkv_mpeg2_ac3": {
+        "name": "clip.mkv",
+        "video_codec": "mpeg2video",
+        "audio_codec": "ac3",
+        "video_options": TWO_B,
+    },
+    "webm_vp9": {
+        "name": "clip.webm",
+        "video_codec": "libvpx-vp9",
+        "audio_codec": "libopus",
+        "video_options": (("deadline", "realtime"), ("cpu-used", "8"), ("g", "20")),
+    },
+    "avi_mjpeg_pcm": {
+        "name": "clip.avi",
+        "video_codec": "mjpeg",
+        "audio_codec": "pcm_s16le",
+        "video_options": (),
+    },
+    "avi_b_frames": {
+        "name": "clip.avi",
+        "video_codec": "mpeg4",
+        "audio_codec": "pcm_s16le",
+        "video_options": TWO_B,
+    },
+    "avi_h264": {"name": "clip.avi", "audio_codec": "pcm_s16le", "video_options": SHORT_GOP},
+    "avi_h264_b_frames": {
+        "name": "clip.avi",
+        "audio_codec": "pcm_s16le",
+        "video_options": B_FRAMES,
+    },
+    "mpg1": {
+        "name": "clip.mpg",
+        "video_codec": "mpeg1video",
+        "audio_codec": "mp2",
+        "video_options": TWO_B,
+    },
+    "mpg2": {
+        "name": "clip.mpg",
+        "video_codec": "mpeg2video",
+        "audio_codec": "mp2",
+        "video_options": TWO_B,
+        "fps": Fraction(25),
+    },
+    "flv": {"name": "clip.flv", "video_options": B_FRAMES, "rate": 44_100},
 }
+# Where no stream starts at 0, t = 0 is a header's start, which may count an encoder's priming.
+SHIFTED = ("both_late", "mpegts", "mpg1", "mpg2", "flv")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -54,9 +112,7 @@ def test_flash_and_beep_agree_within_one_frame(case, recording, events, tmp_path
         clip = read_clip(path, **options)
         flashes, beeps = events(clip)
         assert len(flashes) == len(beeps) == len(truth)
-        # Where no stream starts at 0, t = 0 is a header's start, which may count an encoder's
-        # priming.
-        origin = beeps[0] - truth[0] if case in ("both_late", "mpegts") else 0.0
+        origin = beeps[0] - truth[0] if case in SHIFTED else 0.0
         assert abs(origin) < 0.05
         beeps, flashes = beeps - origin, flashes - origin
         # An avi cannot say that its mp3 starts with 23 ms of priming.
@@ -66,6 +122,13 @@ def test_flash_and_beep_agree_within_one_frame(case, recording, events, tmp_path
         assert (flashes - truth).min() > -0.003 and (flashes - truth).max() < tolerance
         assert np.abs(flashes - beeps).max() < tolerance
         assert clip.waveform_start_s == 0.0
+        if not options:  # none is lost, none comes twice
+            assert len(clip.frames_TCHW) == len(made.frame_times())
+            first = [min(t for t in made.frame_times() if t >= f - 1e-6) for f in made.flashes_s]
+            # An avi shifts all by the priming of its mp3, its frames by whole steps.
+            assert np.abs(flashes - (np.array(first) - made.origin_s)).max() < (
+                0.034 if case == "avi" else 0.002
+            )
         length_s = clip.waveform_CS.shape[1] / clip.sample_rate
         assert length_s == pytest.approx(made.length_s - made.origin_s, abs=0.08)
 
@@ -90,7 +153,9 @@ def test_windows_equal_slices_of_the_whole(case, recording, tmp_path):
         assert (window.waveform_CS - sound).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("case", ["30", "variable_b_frames", "mkv"])
+@pytest.mark.parametrize(
+    "case", ["30", "variable_b_frames", "mkv", "avi_b_frames", "avi_h264_b_frames", "mpg2"]
+)
 def test_windows_tile_in_native_rate_too(case, recording, tmp_path):
     path = recording(**CASES[case] | {"length_s": 5.2, "flashes_s": (2.5, 3.7)}).write(tmp_path)
     whole = read_clip(path)
@@ -147,11 +212,23 @@ def test_before_a_late_video_there_is_no_frame(recording, tmp_path):
     assert only_sound.frames_TCHW is None and "no frame in this span" in only_sound.notices
 
 
-def test_streams_can_be_left_out(recording, tmp_path):
-    path = recording().write(tmp_path)
-    assert read_clip(path, sound=False).waveform_CS is None
-    assert read_clip(path, frames=False).frames_TCHW is None
-    assert "6 channels" not in str(read_clip(path).notices)
+@pytest.mark.parametrize("sound_first", [False, True])
+def test_streams_can_be_left_out(sound_first, recording, tmp_path):
+    path = recording(sound_first=sound_first, video_options=B_FRAMES).write(tmp_path)
+    both = read_clip(path)
+    silent, unseen = read_clip(path, sound=False), read_clip(path, frames=False)
+    assert silent.waveform_CS is None and torch.equal(silent.frames_TCHW, both.frames_TCHW)
+    assert unseen.frames_TCHW is None and torch.equal(unseen.waveform_CS, both.waveform_CS)
+    assert "6 channels" not in str(both.notices)
+
+
+@pytest.mark.parametrize("sound_first", [False, True])
+def test_the_last_frames_come_out_of_every_window(sound_first, recording, tmp_path):
+    path = recording(sound_first=sound_first, video_options=B_FRAMES).write(tmp_path)
+    whole = read_clip(path, fps=10.0)
+    assert len(whole.frames_TCHW) == 32
+    windows = read_windows(path, 0.0, 0.8, 4, fps=10.0)
+    assert torch.equal(torch.cat([clip.frames_TCHW for clip in windows]), whole.frames_TCHW)
 
 
 def test_surround_is_mixed_with_a_notice(recording, tmp_path):

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from mmpredict.media import (
+    Limits,
+    MediaBytes,
     MediaError,
     list_media,
     read_text,
@@ -14,7 +16,8 @@ from mmpredict.media import (
     write_srt,
     write_text,
 )
-from mmpredict.schema import TextPiece
+from mmpredict.schema import Clip, TextPiece
+from mmpredict.tokens.text import TextTokens
 
 
 def read(folder, name, content):
@@ -34,6 +37,78 @@ def test_txt_round_trip(tmp_path):
     texts = [TextPiece("one\nline two"), TextPiece("three", 0.0, 1.0), TextPiece(" ")]
     write_text(tmp_path / "a.txt", texts)
     assert read_text(tmp_path / "a.txt") == (TextPiece("one\nline two"), TextPiece("three"))
+
+
+def test_txt_keeps_its_text_to_the_blank(tmp_path):
+    verse = "    To be,\n  or not\tto be"
+    exotic = "\u00a0a\x0cb\u2028c\u00a0"
+    found = read(tmp_path, "a.txt", f"\n\n{verse}  \n \t \n\n{exotic}\n")
+    assert [text for text, _, _ in found] == [verse, exotic]
+    write_text(tmp_path / "b.txt", [TextPiece(verse), TextPiece(exotic)])
+    assert [p.text for p in read_text(tmp_path / "b.txt")] == [verse, exotic]
+
+
+SPECIAL = "<vid> <eos></s>[PAD]<|endoftext|><pad><s> <|audio|> <image>"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_special_tokens_of_others_stay_text(kind, tmp_path):
+    tokens = TextTokens(kind=kind, vocab_size=300).fit(["<vid> the <eos> words </s>"] * 5)
+    odd = f"{SPECIAL}\0\ufeff \u202e {chr(0x10FFFF)} e\u0301"
+    rows = {
+        "a.txt": odd,
+        "a.jsonl": json.dumps({"text": odd}),
+        "a.json": json.dumps([{"text": odd, "start": 0, "end": 1}]),
+    }
+    for name, content in rows.items():
+        ((text, _, _),) = read(tmp_path, name, content)
+        assert text == odd
+        encoded = tokens.encode(Clip(texts=(TextPiece(text),)))
+        assert encoded.contents.tolist().count(tokens.end_id) == 1
+        assert encoded.contents[-1] == tokens.end_id
+        assert tokens.decode(encoded).texts[0].text == odd
+
+
+def test_a_line_of_a_megabyte_is_read_whole(tmp_path):
+    line = "0123456789 <vid>" * 65_536
+    for name, content in (
+        ("a.txt", line),
+        ("a.jsonl", json.dumps({"text": line})),
+        ("a.srt", f"1\n00:00:00,000 --> 00:00:01,000\n{line}\n"),
+    ):
+        ((text, _, _),) = read(tmp_path, name, content)
+        assert text == line
+    tokens = TextTokens()
+    assert tokens.text_of(tokens.ids_of(line)[0]) == line
+
+
+def test_lone_surrogates_are_kept_or_refused(tmp_path):
+    ((text, _, _),) = read(tmp_path, "a.jsonl", '{"text": "a\\ud800b"}')
+    assert text == "a\ud800b"
+    clip = Clip(texts=(TextPiece(text),))
+    assert TextTokens().decode(TextTokens().encode(clip)).texts == clip.texts
+    bpe = TextTokens(kind="bpe", vocab_size=300).fit(["a b"])
+    with pytest.raises(ValueError, match="lone surrogate"):
+        bpe.encode(clip)
+    with pytest.raises(MediaError, match="not utf-8: byte 0xed"):
+        read(tmp_path, "a.txt", b"a\xed\xa0\x80b")
+
+
+def test_marks_of_byte_order(tmp_path):
+    for encoding in ("utf-8-sig", "utf-16"):
+        assert read(tmp_path, "a.txt", "w\u00f6rd \ufeff x".encode(encoding))[0][0] == (
+            "w\u00f6rd \ufeff x"
+        )
+    with pytest.raises(MediaError, match="not utf-16"):
+        read(tmp_path, "a.txt", b"\xff\xfea")
+
+
+def test_text_may_lie_in_memory():
+    assert read_text(MediaBytes("x/a.jsonl", b'{"text": "hi"}')) == (TextPiece("hi"),)
+    with pytest.raises(MediaError, match="x/a.jsonl: line 1: not JSON"):
+        read_text(MediaBytes("x/a.jsonl", b"hi"))
+    with pytest.raises(MediaError, match="Limits.max_bytes"):
+        read_text(MediaBytes("a.txt", b"hello"), Limits(max_bytes=4))
 
 
 def test_srt_round_trip_to_the_millisecond(tmp_path):
@@ -124,7 +199,7 @@ def test_what_cannot_be_understood_is_named(name, content, reason, tmp_path):
 
 
 def test_a_missing_text_is_named(tmp_path):
-    with pytest.raises(MediaError, match="No such file"):
+    with pytest.raises(MediaError, match="no such file"):
         read_text(tmp_path / "a.txt")
 
 

@@ -64,7 +64,7 @@ def test_mp4_round_trip(rate, channels, tmp_path):
     for found, wanted in zip(back.waveform_CS, clip.waveform_CS, strict=True):
         ratio, lag = similarity(found, wanted)
         assert lag == 0 and ratio > 20
-    assert not back.notices
+    assert not [notice for notice in back.notices if "resampled" not in notice]
 
 
 def test_irregular_times_and_late_sound_stay(tmp_path):
