@@ -1,4 +1,4 @@
-"""`mmpredict rollout`: a checkpoint and a prompt to x.mp4, x.wav, x.txt and x.png.
+"""`mmpredict rollout`: a checkpoint and a prompt to x.mp4, x.wav, x.txt, x.action.csv and x.png.
 
 Only `run` imports torch; the front door reads the options without it.
 """
@@ -27,10 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="FILE_OR_TEXT",
-        help="a video, sound or text file, or the text itself; may be given several times",
+        help="a video, sound or text file, a csv file of vectors as this verb writes them, or the "
+        "text itself; may be given several times",
     )
     add("--seconds", type=float, default=4.0, help="how long to go on (default 4)")
-    add("--out", required=True, type=Path, help="x.mp4; x.wav, x.txt and x.png come beside it")
+    add("--out", required=True, type=Path, help="x.mp4; x.wav, x.txt, ... come beside it")
     add(
         "--streams",
         metavar="NAMES",
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         type=float,
         default=1.0,
-        help="noise of frames and sound; 0: their mean (default 1)",
+        help="noise of all but words; 0: their mean (default 1)",
     )
     add(
         "--text_temperature",
@@ -128,14 +129,16 @@ def read_prompt(items: list[str], codecs: Codecs, prompt_s: float) -> Clip:
         codecs: say which streams the model has, and their sizes and rates.
         prompt_s: of each file, what lies after this is left out.
     """
+    from mmpredict.generate.series import SERIES_SUFFIX
     from mmpredict.media import AUDIO_SUFFIXES, TEXT_SUFFIXES, VIDEO_SUFFIXES, read_text
     from mmpredict.schema import Clip, TextPiece
 
     media = VIDEO_SUFFIXES + AUDIO_SUFFIXES
+    known = media + TEXT_SUFFIXES + (SERIES_SUFFIX,)
     clip = Clip(name="prompt")
     for item in items:
         suffix = os.path.splitext(item)[1].lower()
-        if not _is_path(item, media + TEXT_SUFFIXES):
+        if not _is_path(item, known):
             if not item.strip():
                 raise ValueError("--prompt is empty; give a file or a text")
             clip = replace(clip, texts=(*clip.texts, TextPiece(item)))
@@ -149,13 +152,38 @@ def read_prompt(items: list[str], codecs: Codecs, prompt_s: float) -> Clip:
             clip = replace(clip, texts=(*clip.texts, *kept))
         elif suffix in media:
             clip = _with_media(clip, item, codecs, prompt_s)
+        elif suffix == SERIES_SUFFIX:
+            clip = _with_series(clip, item, codecs, prompt_s)
         else:
-            known = " ".join(media + TEXT_SUFFIXES)
-            raise ValueError(f"--prompt {item} is not of a known kind: {known}")
+            raise ValueError(f"--prompt {item} is not of a known kind: {' '.join(known)}")
     if clip.texts and codecs.text is None:
-        have = ", ".join(spec.name for spec in codecs.layout.streams)
-        raise ValueError(f"--prompt has text, but this checkpoint has only {have}")
+        raise ValueError(f"--prompt has text, but this checkpoint has only {_names(codecs)}")
     return clip
+
+
+def _names(codecs: Codecs) -> str:
+    return ", ".join(spec.name for spec in codecs.layout.streams)
+
+
+def _with_series(clip: Clip, path: str, codecs: Codecs, prompt_s: float) -> Clip:
+    """Add the vectors of a file that lie within the prompt."""
+    from mmpredict.generate.series import read_table
+    from mmpredict.schema import Series
+
+    name, series = read_table(path)
+    if name not in codecs.series:
+        raise ValueError(f"--prompt {path} is of {name}, this checkpoint has {_names(codecs)}")
+    if name in clip.series:
+        raise ValueError(f"--prompt {path} is of {name}, and so is an earlier prompt; give one")
+    width = codecs.series[name].width
+    if series.values_TD.shape[1] != width:
+        got = f"{series.values_TD.shape[1]} values per vector"
+        raise ValueError(f"--prompt {path} has {got}, this checkpoint takes {width}")
+    kept = series.times_s < prompt_s - 1e-6
+    if not bool(kept.any()):
+        raise ValueError(f"--prompt {path} has no vector within its first {prompt_s:.2f} s")
+    series = Series(series.values_TD[kept], series.times_s[kept])
+    return replace(clip, series={**clip.series, name: series})
 
 
 def _with_media(clip: Clip, path: str, codecs: Codecs, prompt_s: float) -> Clip:
@@ -164,7 +192,7 @@ def _with_media(clip: Clip, path: str, codecs: Codecs, prompt_s: float) -> Clip:
 
     video, audio = codecs.video, codecs.audio
     if video is None and audio is None:
-        raise ValueError(f"--prompt {path}: this checkpoint has only text")
+        raise ValueError(f"--prompt {path}: this checkpoint has only {_names(codecs)}")
     read = read_clip(
         path,
         duration_s=prompt_s,

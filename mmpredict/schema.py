@@ -129,6 +129,11 @@ class StreamSpec:
         width: values per position of a continuous stream; 0 for a discrete one.
         rows, cols: positions of one block, in reading order.
         period_s: seconds between blocks; None where blocks come when they come (text).
+        fills_period: a block lasts the period before its time (a chunk of sound); otherwise it
+            stands at its time, the start of its period (a frame, an action).
+        dtype: of the values that the encoder makes.
+        value_range: the least and the largest value that it can make; None without limits.
+        own_units: each value of a vector is measured in units of its own.
     """
 
     modality: int
@@ -138,6 +143,10 @@ class StreamSpec:
     rows: int = 1
     cols: int = 1
     period_s: float | None = None
+    fills_period: bool = False
+    dtype: torch.dtype = torch.float32
+    value_range: tuple[float, float] | None = None
+    own_units: bool = False
 
     @property
     def positions_per_block(self) -> int:
@@ -179,7 +188,7 @@ class Tokens:
     Args:
         modality: number of the stream.
         contents: (K,) int64 ids of a discrete stream, or (K, P, D) values (uint8 patches, float16
-            mels).
+            mels, float32 vectors).
         end_s: (K,) float64, when each block ends; NaN where it has no time.
     """
 

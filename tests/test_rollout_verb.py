@@ -4,11 +4,14 @@ import argparse
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from mmpredict import rollout_verb
+from mmpredict.generate import Rollout, write_rollout
+from mmpredict.generate.series import read_table
 from mmpredict.media import read_clip, write_clip, write_srt, write_wav
 from mmpredict.rollout_verb import add_arguments, read_prompt
 from mmpredict.schema import TextPiece
@@ -109,6 +112,10 @@ def test_prompts_of_files_and_texts_are_joined(tmp_path):
         (("video",), "tone.wav", ValueError, "no video stream"),
         (("video",), "./odd.xyz", ValueError, "not of a known kind: .mp4"),
         (("text",), "late.srt", ValueError, r"no text within its first 1.00 s"),
+        (("video",), "a.action.csv", ValueError, "is of action, this checkpoint has video"),
+        (("action",), "narrow.csv", ValueError, "has 1 values per vector, .* takes 3"),
+        (("action",), "late.csv", ValueError, "no vector within its first 1.00 s"),
+        (("action",), "missing.csv", FileNotFoundError, "missing.csv looks like a path"),
     ],
 )
 def test_bad_prompts_are_named(tmp_path, monkeypatch, names, prompt, error, words):
@@ -116,8 +123,26 @@ def test_bad_prompts_are_named(tmp_path, monkeypatch, names, prompt, error, word
     write_wav("tone.wav", make_prompt("audio").waveform_CS, 8000)
     write_srt("late.srt", (TextPiece("late", 2.0, 3.0),))
     (tmp_path / "odd.xyz").write_text("x", encoding="utf-8")
+    three = "seconds,action_0,action_1,action_2\n"
+    Path("a.action.csv").write_text(three + "0,1,2,3\n", encoding="utf-8")
+    Path("narrow.csv").write_text("seconds,action_0\n0,1\n", encoding="utf-8")
+    Path("late.csv").write_text(three + "2,1,2,3\n", encoding="utf-8")
     with pytest.raises(error, match=words):
         read_prompt([prompt], make_codecs(*names), 1.0)
+
+
+def test_vectors_go_on_from_their_table(tmp_path, capsys):
+    write_rollout(Rollout(make_prompt("action"), 1.0), tmp_path / "given.csv")
+    ckpt = checkpoint(tmp_path / "a.ckpt", "action")
+    words = ("--ckpt", ckpt, "--prompt", tmp_path / "given.action.csv", "--seconds", "0.5")
+    assert run(*words, "--out", tmp_path / "new.png", "--prompt_seconds", "0.5") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"wrote {tmp_path / n}" for n in ("new.action.csv", "new.png")]
+    name, series = read_table(tmp_path / "new.action.csv")
+    assert name == "action" and len(series.times_s) == 16
+    given = make_prompt("action").series["action"]
+    assert torch.equal(series.values_TD[:8], given.values_TD[:8])
+    assert not torch.equal(series.values_TD[8:], given.values_TD[8:])
 
 
 def test_prompt_seconds_must_be_positive(tmp_path):

@@ -14,6 +14,13 @@ import torch
 from torch import Tensor
 
 from mmpredict.generate.rollout import Rollout
+from mmpredict.generate.series import (
+    SERIES_SUFFIX,
+    draw_lanes,
+    lanes_height,
+    table_path,
+    write_table,
+)
 from mmpredict.media import AUDIO_SUFFIXES, VIDEO_SUFFIXES, write_clip, write_wav
 from mmpredict.media.writer import written_whole
 from mmpredict.schema import Clip, TextPiece
@@ -42,10 +49,10 @@ class _Line:
 def strip(
     clip: Clip, *, prompt_end_s: float | None = None, max_frames: int = 16, width: int = 1600
 ) -> Tensor:
-    """Draw a clip over its time axis: frames, the sound of each ear, the text.
+    """Draw a clip over its time axis: frames, the sound of each ear, series, the text.
 
     Args:
-        clip: frames or sound, with or without text.
+        clip: frames, sound or series, with or without text.
         prompt_end_s: where the prompt ends; a line marks it, frames change their border.
         max_frames: at most so many frames, evenly spaced.
         width: of the image, pixels.
@@ -57,8 +64,11 @@ def strip(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if clip.frames_TCHW is None and clip.waveform_CS is None:
-        raise ValueError(f"{clip.name or 'clip'}: a strip needs frames or sound; this has neither")
+    series = {name: s for name, s in clip.series.items() if len(s.times_s)}
+    if clip.frames_TCHW is None and clip.waveform_CS is None and not series:
+        raise ValueError(
+            f"{clip.name or 'clip'}: a strip needs frames or sound or series; this has none"
+        )
     start_s, end_s = _span(clip)
     inner = width - MARGIN_PX["left"] - MARGIN_PX["right"]
     lines = _lanes(clip.texts, (start_s, end_s), (end_s - start_s) / inner)
@@ -67,6 +77,7 @@ def strip(
     heights = [SOUND_PX] * ears
     if columns:
         heights.insert(0, _frames_height(clip, inner * columns[0][2] / (end_s - start_s)))
+    heights += [lanes_height(vectors) for vectors in series.values()]
     if lines:
         heights.append(LANE_PX * _num_lanes(lines))
     gaps = MARGIN_PX["gap"] * (len(heights) - 1)
@@ -80,6 +91,9 @@ def strip(
         _draw_frames(rest.pop(0), clip, columns, prompt_end_s)
     if ears:
         _draw_sound(rest[:ears], clip)
+    colours = (PROMPT_COLOUR, ROLLOUT_COLOUR)
+    for axes, (name, vectors) in zip(rest[ears:], series.items(), strict=False):
+        draw_lanes(axes, name, vectors, prompt_end_s=prompt_end_s, colours=colours)
     if lines:
         _draw_text(rest[-1], lines, prompt_end_s)
     _draw_prompt_end(panels, (start_s, end_s), prompt_end_s)
@@ -90,14 +104,15 @@ def strip(
 
 
 def write_rollout(rollout: Rollout, out: Path) -> list[Path]:
-    """Write x.mp4 (frames, sound, subtitles), x.wav, x.txt (times and text) and x.png (`strip`).
+    """Write x.mp4 (frames, sound, subtitles), x.wav, x.txt (times and text), x.action.csv (and so
+    for each series) and x.png (`strip`).
 
     A file is written only if there is something for it: no mp4 without frames, no wav without
     sound, no txt without text, and no png for text alone. Each appears whole or not at all.
 
     Args:
         rollout: what to write.
-        out: where; one of the four names, or their common start. The folder is made if needed.
+        out: where; one of these names, or their common start. The folder is made if needed.
 
     Returns:
         the files written.
@@ -122,7 +137,12 @@ def write_rollout(rollout: Rollout, out: Path) -> list[Path]:
         with written_whole(path(".txt")) as file:
             lines = "".join(f"{timed_line(piece)}\n" for piece in clip.texts)
             file.write(lines.encode("utf-8", errors="replace"))
-    if clip.frames_TCHW is not None or clip.waveform_CS is not None:
+    series = {name: s for name, s in clip.series.items() if len(s.times_s)}
+    for name, vectors in series.items():
+        written.append(table_path(stem, name))
+        with written_whole(written[-1]) as file:
+            write_table(file, name, vectors)
+    if clip.frames_TCHW is not None or clip.waveform_CS is not None or series:
         from matplotlib.image import imsave
 
         with written_whole(path(".png")) as file:
@@ -143,7 +163,7 @@ def printable(text: str) -> str:
 
 
 def _stem(out: Path) -> Path:
-    if out.suffix.lower() in (".mp4", ".wav", ".txt", ".png"):
+    if out.suffix.lower() in (".mp4", ".wav", ".txt", ".png", SERIES_SUFFIX):
         return out.with_suffix("")
     if out.suffix.lower() in VIDEO_SUFFIXES + AUDIO_SUFFIXES:
         raise ValueError(f"{out}: {out.suffix} is not written; give {out.with_suffix('.mp4')}")
@@ -186,7 +206,7 @@ def _period_s(clip: Clip) -> float:
 
 
 def _span(clip: Clip) -> tuple[float, float]:
-    """First and last moment at which there is a frame, a sound or a word."""
+    """First and last moment at which there is a frame, a sound, a vector or a word."""
     starts = [p.start_s for p in clip.texts if p.start_s is not None]
     ends = [p.end_s for p in clip.texts if p.end_s is not None]
     if clip.frames_TCHW is not None and len(clip.frames_TCHW):
@@ -195,6 +215,9 @@ def _span(clip: Clip) -> tuple[float, float]:
     if clip.waveform_CS is not None:
         starts.append(clip.waveform_start_s)
         ends.append(clip.waveform_start_s + clip.waveform_CS.shape[1] / clip.sample_rate)
+    for series in clip.series.values():
+        starts += series.times_s[:1].tolist()
+        ends += series.times_s[-1:].tolist()
     start_s = min(starts, default=0.0)
     return start_s, max([*ends, start_s + 0.01])
 

@@ -20,12 +20,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mmpredict.generate.row import Row, Sampling
+from mmpredict.generate.row import SLACK_S, Row, Sampling
 from mmpredict.model import Predictor
-from mmpredict.schema import Clip, Layout, Modality, StreamSpec, Tokens
+from mmpredict.schema import Clip, Layout, Modality, Series, StreamSpec, Tokens
 from mmpredict.tokens import Codecs, MelChunks
 
-SLACK_S = 1e-6  # times closer than this are the same, as in sequence.interleave
 SEAM_S = 0.005  # the jump between recorded and generated sound is spread over this long
 
 
@@ -115,7 +114,7 @@ def rollout(  # noqa: PLR0913 - the front door of the room; every argument is a 
 
 def block_start_s(spec: StreamSpec, end_s: float) -> float:
     """Start of a block's period: a frame stands at the start of its period, a chunk at the end."""
-    return end_s if spec.modality == Modality.VIDEO else end_s - spec.period_s
+    return end_s - spec.period_s if spec.fills_period else end_s
 
 
 @dataclass
@@ -132,7 +131,7 @@ class Clock:
         if prompt is not None:
             return cls(spec, float(prompt.end_s[-1]) + spec.period_s)
         periods = math.ceil((prompt_end_s - SLACK_S) / spec.period_s)
-        at_zero = 0.0 if spec.modality == Modality.VIDEO else spec.period_s
+        at_zero = spec.period_s if spec.fills_period else 0.0
         return cls(spec, at_zero + periods * spec.period_s)
 
     @property
@@ -154,8 +153,9 @@ def _run_clocks(row: Row, clocks: list[Clock], until_s: float, max_text_run: int
             return
         clock = min(going, key=lambda c: c.order)
         view = row.look(clock.spec, clock.due_s)
-        # Text that ends with the last block would stand behind another block of the same time.
-        at_once = row.now_s is not None and clock.due_s <= row.now_s + SLACK_S
+        # Text that ends with the last block would stand behind a frame or sound of the same time.
+        slack_s = -SLACK_S if clock.spec.modality > Modality.TEXT else SLACK_S
+        at_once = row.now_s is not None and clock.due_s <= row.text_end_s + slack_s
         if text_run < max_text_run and not at_once and row.text_is_next(view):
             row.add_text(view)
             text_run += 1
@@ -168,7 +168,7 @@ def _run_clocks(row: Row, clocks: list[Clock], until_s: float, max_text_run: int
 def _run_text(row: Row, max_tokens: int, stop_id: int | None) -> None:
     spec = row.layout[Modality.TEXT]
     for _ in range(max_tokens):
-        view = row.look(spec, float("nan") if row.now_s is None else row.now_s)
+        view = row.look(spec, row.text_end_s)
         if row.add_text(view) == stop_id:
             return
 
@@ -230,11 +230,10 @@ def _unused(layout: Layout, prompt: Clip) -> list[str]:
         Modality.VIDEO: prompt.frames_TCHW is not None,
         Modality.TEXT: bool(prompt.texts),
     }
-    return [
-        f"the model has no {modality.name.lower()}: that of the prompt was not looked at"
-        for modality, present in has.items()
-        if present and modality not in layout
-    ]
+    lacking = [m.name.lower() for m, present in has.items() if present and m not in layout]
+    names = {spec.name for spec in layout.streams}
+    lacking += [f"series {name}" for name in prompt.series if name not in names]
+    return [f"the model has no {name}: that of the prompt was not looked at" for name in lacking]
 
 
 def _joined(
@@ -251,6 +250,10 @@ def _joined(
         clip = replace(clip, frames_TCHW=frames, times_s=times_s)
     if Modality.AUDIO in made:
         clip = _with_sound(codecs.audio, clip, encoded.get(Modality.AUDIO), made[Modality.AUDIO])
+    for name, codec in codecs.series.items():
+        if codec.modality in made:
+            new = codec.decode(made[codec.modality]).series[name]
+            clip = replace(clip, series={**clip.series, name: _longer(clip.series.get(name), new)})
     if Modality.TEXT in made:
         new, kept = made[Modality.TEXT], prompt.texts
         if inside:  # the last piece is open: it is decoded again together with what follows it
@@ -263,6 +266,14 @@ def _joined(
         said = [piece for piece in codecs.text.decode(new).texts if piece.text]
         clip = replace(clip, texts=(*kept, *said))
     return clip
+
+
+def _longer(before: Series | None, made: Series) -> Series:
+    """A series and what follows it."""
+    if before is None or not len(before.times_s):
+        return made
+    values_TD = torch.cat([before.values_TD.float(), made.values_TD])
+    return Series(values_TD, torch.cat([before.times_s.double(), made.times_s]))
 
 
 def _with_sound(audio: MelChunks, clip: Clip, before: Tokens | None, made: Tokens) -> Clip:

@@ -18,11 +18,8 @@ from torch import Tensor
 from mmpredict.model import Predictor
 from mmpredict.schema import Batch, Modality, StreamSpec, Tokens
 from mmpredict.sequence import blocks_between, interleave
-from mmpredict.tokens.audio import POWER_FLOOR
 
-# What encoders make, and the range of what they can make: no sound is louder than full scale.
-DTYPE = {Modality.AUDIO: torch.float16, Modality.VIDEO: torch.uint8, Modality.TEXT: torch.int64}
-RANGE = {Modality.AUDIO: (math.log(POWER_FLOOR), 0.5), Modality.VIDEO: (0.0, 255.0)}
+SLACK_S = 1e-6  # times closer than this are the same, as in sequence.interleave
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Row:
         self._dice = torch.Generator().manual_seed(sampling.seed)
         times = [float(t.end_s.nan_to_num(-math.inf).max()) for t in self._seen.values()]
         latest = max(times, default=-math.inf)
-        self.now_s = None if latest == -math.inf else latest  # of text that comes next
+        self.now_s = None if latest == -math.inf else latest  # when the latest block ends
 
     def made(self) -> dict[int, Tokens]:
         """What was added, by modality."""
@@ -102,6 +99,22 @@ class Row:
             made[modality] = Tokens(modality, contents, torch.cat([b.end_s for b in blocks]))
         return made
 
+    @property
+    def text_end_s(self) -> float:
+        """When text ends that stands at the end of the row; NaN if the row has no times.
+
+        Blocks of series stand behind text of the same time: text that comes after one is later.
+        """
+        if self.now_s is None:
+            return float("nan")
+        behind = [
+            float(tokens.end_s[-1])
+            for modality, tokens in self._seen.items()
+            if modality > Modality.TEXT
+        ]
+        latest = max(behind, default=-math.inf)
+        return self.now_s + 2 * SLACK_S if latest > self.now_s - SLACK_S else self.now_s
+
     def wait_until(self, time_s: float) -> None:
         """Text that comes next has at least this time, if the row has times at all."""
         if self.now_s is not None:
@@ -110,7 +123,7 @@ class Row:
     def look(self, spec: StreamSpec, end_s: float) -> View:
         """Ask for a block of a stream at a time; NaN for text without a time."""
         shape = () if spec.is_discrete else (spec.positions_per_block, spec.width)
-        placeholder = blank((1, *shape), DTYPE.get(spec.modality, torch.float32))
+        placeholder = blank((1, *shape), torch.int64 if spec.is_discrete else spec.dtype)
         asked = Tokens(spec.modality, placeholder, torch.tensor([end_s], dtype=torch.float64))
         row = interleave(list(_appended(self._seen, asked).values()), self.layout)
         number_L = row.block_id[0]
@@ -147,8 +160,7 @@ class Row:
         head = self.predictor.heads[self.layout[Modality.TEXT].name]
         logits_V = head.logits(self.text_condition(view)[:, 0])[0].cpu()
         token = self._pick(logits_V)
-        end_s = float("nan") if self.now_s is None else self.now_s
-        self._add(Modality.TEXT, torch.tensor([token]), end_s)
+        self._add(Modality.TEXT, torch.tensor([token]), self.text_end_s)
         return token
 
     def text_condition(self, view: View) -> Tensor:
@@ -174,14 +186,10 @@ class Row:
             generator=self._noise,
         )[0]
         values = model.embed.standardise[spec.name].inverse(block_MPD).float().cpu()
-        dtype = DTYPE.get(spec.modality, torch.float32)
-        if spec.modality in RANGE:
-            values = values.clamp(*RANGE[spec.modality])
-        self._add(
-            spec.modality,
-            (values if dtype.is_floating_point else values.round()).to(dtype),
-            view.end_s,
-        )
+        if spec.value_range is not None:
+            values = values.clamp(*spec.value_range)
+        values = values if spec.dtype.is_floating_point else values.round()
+        self._add(spec.modality, values.to(spec.dtype), view.end_s)
 
     def _pick(self, logits_V: Tensor) -> int:
         """An id by min-p sampling (Nguyen et al. 2024)."""

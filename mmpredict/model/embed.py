@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmpredict.schema import Batch, Layout, Statistics
 
 STD_FLOOR = 0.1  # of the stream's mean deviation
+STILL = 1e-5  # of its size: a value with a unit of its own that moves less is taken to stand still
 
 
 class Standardise(nn.Module):
@@ -62,11 +63,16 @@ class Embed(nn.Module):
         for spec in self.layout.streams:
             if not spec.is_discrete:
                 scale = self.standardise[spec.name]
-                scale.mean.copy_(statistics.mean[spec.modality])
-                std = statistics.std[spec.modality]
+                mean, std = statistics.mean[spec.modality], statistics.std[spec.modality]
+                scale.mean.copy_(mean)
                 # Values that happened not to move where they were measured must not explode later.
-                floor = STD_FLOOR * std.mean() if std.any() else 1.0
-                scale.std.copy_(std.clamp(min=floor))
+                if (
+                    spec.own_units
+                ):  # radians beside millimetres: none says what is little of another
+                    scale.std.copy_(torch.where(std > STILL * mean.abs(), std, 1.0))
+                else:
+                    floor = STD_FLOOR * std.mean() if std.any() else 1.0
+                    scale.std.copy_(std.clamp(min=floor))
 
     def values(self, batch: Batch, modality: int) -> Tensor:
         """(M, P, width) standardised blocks of a continuous stream."""

@@ -10,6 +10,7 @@ Shapes: C channels (ears), S samples, J spectra, F mel bins, K chunks, D values 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from mmpredict.schema import Clip, Modality, StreamSpec, Tokens
 
 POWER_FLOOR = 1e-10  # of full scale: far below any recording, so that only digital silence is flat
+LOUDEST = 0.5  # natural log of mel power: no sound is louder than full scale
 
 
 @lru_cache(maxsize=8)
@@ -78,7 +80,15 @@ class MelChunks:
     @property
     def spec(self) -> StreamSpec:
         width = self.channels * self.hops * self.num_mels
-        return StreamSpec(modality=Modality.AUDIO, name="audio", width=width, period_s=self.chunk_s)
+        return StreamSpec(
+            modality=Modality.AUDIO,
+            name="audio",
+            width=width,
+            period_s=self.chunk_s,
+            fills_period=True,
+            dtype=torch.float16,
+            value_range=(math.log(POWER_FLOOR), LOUDEST),
+        )
 
     @property
     def groups_D(self) -> Tensor:

@@ -80,6 +80,8 @@ class Patches:
             rows=height // self.patch,
             cols=width // self.patch,
             period_s=1 / self.fps,
+            dtype=torch.uint8,
+            value_range=(0.0, 255.0),
         )
 
     @property

@@ -52,6 +52,7 @@ def write_report(
         _section("Curves", _curves(series)),
         _section("Next frame", _frames(run_dir)),
         _section("Next sound", _sound(run_dir)),
+        _section("Next vectors", _vectors(run_dir)),
         _section("Text", _text(run_dir)),
         _section("Rollout", _rollout(run_dir)),
         _section("What the data left out", _lines(skips)),
@@ -91,7 +92,7 @@ def _curves(series: Mapping[str, report_curves.Points]) -> str:
     parts.append(_grid("the run", report_curves.other_panels(series)))
     note = (
         "Lower is better. Dashed lines are the baselines, scored on the same validation documents; "
-        "sound and frames in standard deviations of the training data."
+        "all but text in standard deviations of the training data."
     )
     return f'<p class="note">{note}</p>{"".join(parts)}' if any(parts) else ""
 
@@ -156,6 +157,17 @@ def _sound(run_dir: Path) -> str:
     return f'<p class="note">{note}</p>{_images(paths, "spectrograms")}{players}'
 
 
+def _vectors(run_dir: Path) -> str:
+    paths = newest(run_dir, "series-*.png")
+    if not paths:
+        return ""
+    note = (
+        f"Step {_step(paths[0]):,}, validation documents. Each vector is forecast by itself from "
+        "the true past, in the units of the data."
+    )
+    return f'<p class="note">{note}</p>{_images(paths, "next vectors")}'
+
+
 def _text(run_dir: Path) -> str:
     paths = newest(run_dir, "text.json")
     documents = _json(paths[-1]) if paths else None
@@ -190,17 +202,18 @@ def _token(token: str, guess: str, chance: float) -> str:
 def _rollout(run_dir: Path) -> str:
     videos = newest(run_dir, "rollout*.mp4")
     sounds = [] if videos else newest(run_dir, "rollout*.wav")
-    if not videos and not sounds:
+    images = newest(run_dir, "rollout.png")
+    if not videos and not sounds and not images:
         return ""
     about = _json(next(iter(newest(run_dir, "rollout.json")), None)) or {}
-    step, start_s = _step([*videos, *sounds][0]), about.get("prompt_end_s", 0)
+    step, start_s = _step([*videos, *sounds, *images][0]), about.get("prompt_end_s", 0)
     note = (
         f"Step {step:,}. The first {start_s:.2f} s are a validation document (its sound rebuilt "
         "from spectra); from there on the model goes on from what it made."
     )
     players = [f'<video controls loop src="{data_uri(path)}"></video>' for path in videos]
     players += [f'<audio controls src="{data_uri(path)}"></audio>' for path in sounds]
-    drawn = _images(newest(run_dir, "rollout.png"), "rollout")
+    drawn = _images(images, "rollout")
     lines = [
         text if end is None else f"{end:.2f} s  {text}" for text, _, end in about.get("texts", [])
     ]

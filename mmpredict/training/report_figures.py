@@ -1,8 +1,9 @@
-"""Pictures of predictions. In: frames and spectra. Out: uint8 images with transparent paper.
+"""Pictures of predictions. In: frames, spectra, vectors. Out: uint8 images with transparent paper.
 
 The lettering is a grey that can be read on light and on dark pages alike.
 
-Shapes: T frames, C channels (colours or ears), H W pixels, F mel bins, J spectra.
+Shapes: T frames, C channels (colours or ears), H W pixels, F mel bins, J spectra, K vectors of D
+values.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ WIDTH_IN = 9.0
 GAP = 1  # pixels of the frames between two frames
 DECIBEL = 10 / math.log(10)  # of a natural log of power
 RANGE_DB = 80.0  # below the loudest; what lies lower is drawn black
+MOST_VALUES = 8  # of a vector, drawn one below the other
+LINES = (("#80858e", 3.0), ("#2f6fde", 1.4), ("#d9822b", 0.9))  # colour and width, in turn
 
 
 def strip(rows: Mapping[str, Tensor], times_s: Sequence[float]) -> np.ndarray:
@@ -109,6 +112,41 @@ def spectrograms(
     bar.set_label("dB of full scale", fontsize=8, color=INK)
     bar.outline.set_visible(False)
     _tidy(bar.ax)
+    return _pixels(figure)
+
+
+def lines(rows: Mapping[str, Tensor], times_s: Sequence[float], name: str) -> np.ndarray:
+    """Vectors over time: one set of axes per value, one labelled line per kind.
+
+    Args:
+        rows: label -> (K, D); the first is drawn broad, the next ones on it.
+        times_s: (K,) when each vector holds.
+        name: of the stream.
+    """
+    D = next(iter(rows.values())).shape[1]
+    shown = min(D, MOST_VALUES)
+    height = 0.75 * shown + 0.62
+    figure = _figure(height)
+    for d in range(shown):
+        bottom = 0.28 + 0.75 * (shown - 1 - d)
+        box = (1.1 / WIDTH_IN, bottom / height, 1 - 1.25 / WIDTH_IN, 0.65 / height)
+        axes = figure.add_axes(box)
+        for (label, values_KD), (colour, broad) in zip(rows.items(), LINES * 9, strict=False):
+            marker = "." if len(times_s) == 1 else None
+            look = {"color": colour, "lw": broad, "label": label, "marker": marker}
+            axes.plot(list(times_s), values_KD[:, d].tolist(), **look)
+        axes.set_ylabel(f"{name} {d}", color=INK, fontsize=8)
+        axes.locator_params(axis="y", nbins=3)
+        axes.margins(x=0.01)
+        _tidy(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelbottom=d == shown - 1)
+        if d == shown - 1:
+            axes.xaxis.set_major_formatter("{x:.2f} s")
+    more = f"the first {shown} of {D} values" if shown < D else None
+    handles, labels = axes.get_legend_handles_labels()
+    legend = {"ncols": len(rows), "frameon": False, "fontsize": 8, "labelcolor": INK}
+    figure.legend(handles, labels, loc="upper right", title=more, **legend)
     return _pixels(figure)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 LEVEL = 0.01  # differences below this share are not worth a claim
-SHOWN_SKIPS = 10
 
 
 @dataclass(frozen=True)
@@ -78,24 +77,8 @@ def caption(results: Mapping[str, Any]) -> str:
     if _known(seconds):
         parts.append(f"trained for {seconds:,.1f} s")
     if any("energy_score" in scores for _, scores in _streams(results)):
-        parts.append("sound and frames in standard deviations of the training data")
+        parts.append("all but text in standard deviations of the training data")
     return "; ".join(parts)
-
-
-def skip_lines(reasons: Mapping[str, str], truncated: int, most: int = SHOWN_SKIPS) -> list[str]:
-    """What the data left out: files that could not be read, and documents that were cut."""
-    lines = []
-    if reasons:
-        lines.append(f"{len(reasons)} file{'s' * (len(reasons) != 1)} skipped:")
-        lines += [f"  {source}: {reason}" for source, reason in list(reasons.items())[:most]]
-        if len(reasons) > most:
-            lines.append(f"  ... and {len(reasons) - most} more")
-    if truncated:
-        lines.append(
-            f"{truncated:,} time{'s' * (truncated != 1)} a document was longer than "
-            "data.loading.context_length and was cut"
-        )
-    return lines
 
 
 def print_table(results: Mapping[str, Any], title: str) -> None:

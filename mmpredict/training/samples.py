@@ -1,7 +1,8 @@
 """What the model says, to look at and to listen to. In: held-out documents. Out: files in samples/.
 
-Frames and sounds are next-block predictions: each is made from the true past, by itself. Text is
-shown twice: the likeliest next token at every place of the true text, and what the model writes.
+Frames, sounds and vectors are next-block predictions: each is made from the true past, by itself.
+Text is shown twice: the likeliest next token at every place of the true text, and what the model
+writes.
 
 Shapes: N documents, K blocks of a stream, P positions per block, D values, L positions of a row.
 """
@@ -27,6 +28,7 @@ from mmpredict.sequence import first_blocks, pack, separate, unpack
 from mmpredict.tokens import Codecs
 from mmpredict.training.report_figures import (
     amplified_difference,
+    lines,
     on_white,
     read_png,
     spectrograms,
@@ -35,7 +37,7 @@ from mmpredict.training.report_figures import (
 )
 
 FRAMES = 8  # columns of a strip
-STRIPS, SOUNDS, TEXTS = 2, 1, 3  # documents shown
+STRIPS, SOUNDS, SERIES, TEXTS = 2, 1, 1, 3  # documents shown
 WRITTEN_TOKENS = 96
 WRITING_S = 10.0  # writing stops here: a big model on a small machine must not hold up the run
 PROMPT_SHARE = 0.5
@@ -88,7 +90,7 @@ class Picture:
             board.add_audio(self.name, self.sound[None], step, sample_rate=self.sample_rate)
 
 
-def first_documents(batch: Batch, count: int = max(STRIPS, SOUNDS, TEXTS)) -> list[Batch]:
+def first_documents(batch: Batch, count: int = max(STRIPS, SOUNDS, SERIES, TEXTS)) -> list[Batch]:
     """The leading documents of a batch, as one-document rows on the host."""
     rows = unpack(batch.to("cpu"))
     return [document for row in rows for document in row][:count]
@@ -158,7 +160,7 @@ def _blocks(batch: Batch, spec: StreamSpec) -> tuple[Tensor, Tensor]:
 
 
 def _shown(scored_K: Tensor, row_K: Tensor, spec: StreamSpec) -> Tensor:
-    """Indices of the blocks to look at: a few frames per document, evenly spread; all sound."""
+    """Indices of the blocks to look at: a few frames per document, evenly spread; all others."""
     kept = []
     for row in row_K.unique().tolist():
         index = (scored_K & (row_K == row)).nonzero()[:, 0]
@@ -169,7 +171,8 @@ def _shown(scored_K: Tensor, row_K: Tensor, spec: StreamSpec) -> Tensor:
 
 
 def draw_blocks(guesses: list[dict[int, Guess]], codecs: Codecs, stem: Path) -> list[Picture]:
-    """Strips, spectrograms and sounds as `<stem>-frames-1.png`, `-sound-1.png` and .wav."""
+    """Strips, spectrograms, sounds and lines: `<stem>-frames-1.png`, `-sound-1.png` and .wav,
+    `-series-action-1.png`."""
     pictures = []
     frames = [g[Modality.VIDEO] for g in guesses if Modality.VIDEO in g]
     for n, guess in enumerate(frames[:STRIPS], start=1):
@@ -187,6 +190,12 @@ def draw_blocks(guesses: list[dict[int, Guess]], codecs: Codecs, stem: Path) -> 
             write_wav(path, clip.waveform_CS, clip.sample_rate)
             mono = clip.waveform_CS.mean(dim=0)
             pictures.append(Picture(f"sound/{n}/{kind}", sound=mono, sample_rate=clip.sample_rate))
+    for name, codec in codecs.series.items():
+        vectors = [g[codec.modality] for g in guesses if codec.modality in g]
+        for n, guess in enumerate(vectors[:SERIES], start=1):
+            image = _lines(guess, name)
+            write_png(beside(stem, f"series-{name}-{n}.png"), image)
+            pictures.append(Picture(f"{name}/{n}", rgb=on_white(image)))
     return pictures
 
 
@@ -223,6 +232,16 @@ def _spectrograms(guess: Guess, codecs: Codecs) -> np.ndarray:
         end_s=float(guess.end_s[-1]),
         mel_hz=_mel_centres(codec.num_mels, codec.sample_rate),
     )
+
+
+def _lines(guess: Guess, name: str) -> np.ndarray:
+    rows = {
+        "truth": guess.truth,
+        "predicted mean": guess.mean,
+        "predicted sample": guess.sample,
+    }
+    vectors = {label: values.flatten(1) for label, values in rows.items()}
+    return lines(vectors, guess.end_s.tolist(), name)
 
 
 def _mel_centres(num_mels: int, sample_rate: int) -> list[float]:
@@ -340,7 +359,8 @@ def write_json(path: Path, content: list[Any] | dict[str, Any]) -> None:
 def roll_on(
     stem: Path, subject: Subject, documents: list[Batch], *, context_length: int
 ) -> list[Picture]:
-    """Let the model go on from the first half of a document with frames, or else sound."""
+    """Let the model go on from the first half of a document with frames, or else sound, or else
+    vectors."""
     predictor, codecs = subject.predictor, subject.codecs
     document = max(documents, key=_worth_showing)
     prompt = first_blocks(document, max(1, int(document.modality.shape[1] * PROMPT_SHARE)))
@@ -365,6 +385,7 @@ def roll_on(
 
 
 def _worth_showing(document: Batch) -> tuple[int, int]:
-    """Frames before sound before text; then the longer one."""
-    worth = 2 * (Modality.VIDEO in document.contents) + (Modality.AUDIO in document.contents)
-    return worth, document.modality.shape[1]
+    """Frames before sound before vectors before text; then the longer one."""
+    worth = [Modality.VIDEO in document.contents, Modality.AUDIO in document.contents]
+    worth.append(max(document.contents) > Modality.TEXT)
+    return sum(2 ** (2 - i) * has for i, has in enumerate(worth)), document.modality.shape[1]

@@ -3,18 +3,22 @@
 import torch
 
 from mmpredict.model import HeadConfig, Predictor, PredictorConfig
-from mmpredict.schema import Clip, TextPiece
-from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
+from mmpredict.schema import Clip, Series, TextPiece
+from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens, Vectors
+
+SERIES = {"state": Vectors(2, 8, modality=3), "action": Vectors(3, 16, modality=4)}
 
 
 def make_codecs(*names: str) -> Codecs:
-    """8 frames of 16x16 (4 patches) and 25 chunks of stereo sound a second, and bytes."""
+    """8 frames of 16x16 (4 patches) and 25 chunks of stereo sound a second, bytes, 8 states and 16
+    actions a second."""
     kinds = {
         "audio": MelChunks(sample_rate=8000, num_mels=16),
         "video": Patches(size=16, patch=8, fps=8.0),
         "text": TextTokens(),
     }
-    return Codecs(**{name: kinds[name] for name in names})
+    series = {name: SERIES[name] for name in names if name in SERIES}
+    return Codecs(**{name: kinds[name] for name in names if name in kinds}, series=series)
 
 
 def make_model(*names: str) -> tuple[Predictor, Codecs]:
@@ -29,8 +33,9 @@ def make_model(*names: str) -> tuple[Predictor, Codecs]:
             for name in heads:
                 model.heads[name].to_mean.weight.normal_(std=0.1)
                 model.heads[name].to_correction.weight.normal_(std=0.1)
-                model.embed.standardise[name].mean.fill_(120.0 if name == "video" else -10.0)
-                model.embed.standardise[name].std.fill_(50.0 if name == "video" else 3.0)
+                mean, std = {"video": (120.0, 50.0), "audio": (-10.0, 3.0)}.get(name, (1.0, 7.0))
+                model.embed.standardise[name].mean.fill_(mean)
+                model.embed.standardise[name].std.fill_(std)
     return model.eval(), codecs
 
 
@@ -50,4 +55,9 @@ def make_prompt(*names: str, seconds: float = 1.0) -> Clip:
     if "text" in names:
         timed = len(names) > 1
         clip["texts"] = (TextPiece("a ball", 0.1, 0.6) if timed else TextPiece("a ball"),)
-    return Clip(**clip)
+    series = {}
+    for name in (name for name in names if name in SERIES):
+        width, hz = SERIES[name].width, SERIES[name].hz
+        times_s = torch.arange(round(hz * seconds)).double() / hz
+        series[name] = Series(torch.randn(len(times_s), width, generator=generator), times_s)
+    return Clip(**clip, series=series)

@@ -16,7 +16,6 @@ from mmpredict.model import Predictor
 from mmpredict.schema import Batch, IdsPrediction
 from tests.builders import (
     AUDIO,
-    LAYOUT,
     SUBSET_IDS,
     SUBSETS,
     TEXT,
@@ -27,10 +26,18 @@ from tests.builders import (
     packed_rows,
     predictor,
 )
+from tests.model.with_series import ACTION, SERIES_MODEL, packed_series, series_document
 
 MODEL = predictor()
-CASES = [*(document(s, timed="mixed") for s in SUBSETS), packed_rows()]
-EACH_CASE = pytest.mark.parametrize("batch", CASES, ids=[*SUBSET_IDS, "packed"])
+CASES = [(MODEL, document(s, timed="mixed")) for s in SUBSETS]
+CASES += [
+    (MODEL, packed_rows()),
+    (SERIES_MODEL, series_document()),
+    (SERIES_MODEL, series_document(subset=(ACTION,))),
+    (SERIES_MODEL, packed_series()),
+]
+IDS = [*SUBSET_IDS, "packed", "with series", "action", "packed with series"]
+EACH_CASE = pytest.mark.parametrize(("model", "batch"), CASES, ids=IDS)
 
 
 def with_inputs(model: Predictor, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> Tensor:
@@ -49,7 +56,7 @@ def statements(model: Predictor, batch: Batch) -> Iterator[tuple[str, int, int, 
         for i, (row, block) in enumerate(
             zip(*map(Tensor.tolist, blocks_of(batch, modality)), strict=True)
         ):
-            name = LAYOUT[modality].name
+            name = model.layout[modality].name
             yield f"{name} z", row, block, z[i]
             if isinstance(stream, IdsPrediction):
                 yield f"{name} logits", row, block, stream.logits_MV[i]
@@ -79,11 +86,11 @@ def allowed(batch: Batch, row: int, block: int) -> Tensor:
 
 @EACH_CASE
 def test_nothing_said_of_a_block_depends_on_it_or_on_what_follows(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
+    model: Predictor, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ):
-    x_BLD = with_inputs(MODEL, batch, monkeypatch)
+    x_BLD = with_inputs(model, batch, monkeypatch)
     seen = set()
-    for what, row, block, tensor in statements(MODEL, batch):
+    for what, row, block, tensor in statements(model, batch):
         weights = torch.randn(tensor.shape, generator=generator(block))
         (gradient,) = torch.autograd.grad((tensor * weights).sum(), x_BLD, retain_graph=True)
         past = allowed(batch, row, block)
@@ -91,20 +98,19 @@ def test_nothing_said_of_a_block_depends_on_it_or_on_what_follows(
         # Everything that may be seen is seen: all earlier blocks of the document.
         assert bool((gradient[past] != 0).any(-1).all()), (what, row, block)
         seen.add(what)
-    said = {"audio": 3, "video": 3, "text": 2}  # statements per stream
-    streams = {LAYOUT[m].name for m in batch.contents}
-    assert len(seen) == sum(said[name] for name in streams) + 1
+    said = [2 if model.layout[m].is_discrete else 3 for m in batch.contents]
+    assert len(seen) == sum(said) + 1
 
 
 @EACH_CASE
-def test_means_do_not_depend_on_later_values(batch: Batch):
+def test_means_do_not_depend_on_later_values(model: Predictor, batch: Batch):
     """As above, for the contents: the mean starts from the previous block beside the trunk."""
     contents = {
         m: x.float().requires_grad_() if x.ndim == 2 else x for m, x in batch.contents.items()
     }
     leaves = {m: x for m, x in contents.items() if x.ndim == 2}
     values = Batch(**{**vars(batch), "contents": contents})
-    for what, row, block, tensor in statements(MODEL, values):
+    for what, row, block, tensor in statements(model, values):
         if not leaves or "denoised" in what:  # the denoiser sees its own noised target, by design
             continue
         gradients = torch.autograd.grad(

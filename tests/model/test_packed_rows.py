@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmpredict.model import HeadConfig, Predictor
 from mmpredict.objectives import LossWeights, next_loss
-from mmpredict.schema import Batch, IdsPrediction, Prediction
+from mmpredict.schema import Batch, IdsPrediction, Layout, Prediction
 from mmpredict.sequence import pack, unpack
 from tests.builders import (
     AUDIO,
@@ -24,6 +24,7 @@ from tests.builders import (
     packed_rows,
     predictor,
 )
+from tests.model.with_series import SERIES_LAYOUT, SERIES_MODEL, packed_series, series_document
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -36,7 +37,7 @@ def without_noise(said: Prediction) -> dict[str, Tensor]:
             "logits_MV targets_M" if isinstance(stream, IdsPrediction) else "mean_MPD targets_MPD"
         )
         for name in named.split():
-            tensors[f"{LAYOUT[modality].name} {name}"] = getattr(stream, name)
+            tensors[f"{modality} {name}"] = getattr(stream, name)
     if said.next_stream is not None:
         tensors["next stream"] = said.next_stream.logits_MV
         tensors["next stream targets"] = said.next_stream.targets_M
@@ -74,9 +75,13 @@ def gradients(model: Predictor, loss: Tensor) -> list[Tensor]:
     return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
 
 
-def test_a_packed_row_is_its_documents_alone_losses_and_gradients_too():
-    model = predictor(kind="regression")
-    batch = packed_rows()
+@pytest.mark.parametrize(
+    ("layout", "batch"),
+    [(LAYOUT, packed_rows()), (SERIES_LAYOUT, packed_series())],
+    ids=["three streams", "with series"],
+)
+def test_a_packed_row_is_its_documents_alone_losses_and_gradients_too(layout: Layout, batch: Batch):
+    model = predictor(layout, kind="regression")
     documents = [doc for row in unpack(batch) for doc in row]
     together, alone = model(batch), [model(doc) for doc in documents]
     assert_close(without_noise(together), joined([without_noise(said) for said in alone]))
@@ -146,7 +151,7 @@ def test_what_does_not_count_is_not_scored(modality: int):
     counted = model.counted(half, modality)
     assert 0 < int(counted.sum()) < len(counted)
     for name, tensor in without_noise(half_said).items():
-        if name.startswith(LAYOUT[modality].name):
+        if name.startswith(f"{modality} "):
             torch.testing.assert_close(tensor, without_noise(all_said)[name][counted], **CLOSE)
     none_said = model(replace(batch, loss_mask=batch.modality != modality))
     assert modality not in none_said.streams
@@ -186,6 +191,33 @@ def test_any_streams_may_be_missing_and_every_parameter_of_the_others_learns(
         of_absent = any(part in absent for part in name.split("."))
         learns = parameter.grad is not None and bool((parameter.grad != 0).any())
         assert learns == (not of_absent and not unused(name, subset)), name
+
+
+def test_series_learn_as_the_other_streams_do():
+    model = predictor(SERIES_LAYOUT)
+    losses = next_loss(
+        model(packed_series(), generator(0)), SERIES_LAYOUT, LossWeights(streams={"action": 2.0})
+    )
+    assert {"state", "state_flow", "state_mean", "action"} <= losses.parts.keys()
+    once = next_loss(model(packed_series(), generator(0)), SERIES_LAYOUT, LossWeights())
+    torch.testing.assert_close(losses.total, once.total + losses.parts["action"])
+    losses.total.backward()
+    idle = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    assert idle == []
+
+
+def test_a_document_with_series_says_the_same_in_any_row():
+    alone = without_noise(SERIES_MODEL(series_document(1)))
+    beside = pack([[series_document(9, (4,)), series_document(1)], [series_document(7)]], 120)
+    first = pack([[series_document(1)], [series_document(9)]], 64)
+    with torch.no_grad():
+        last, begin = SERIES_MODEL(beside), SERIES_MODEL(first)
+    before = len(series_document(9, (4,)).contents[4])
+    for name, tensor in alone.items():
+        if name.startswith("4 "):
+            here = slice(before, before + len(tensor))
+            torch.testing.assert_close(without_noise(last)[name][here], tensor, **CLOSE)
+            torch.testing.assert_close(without_noise(begin)[name][: len(tensor)], tensor, **CLOSE)
 
 
 def unused(name: str, subset: set[int]) -> bool:

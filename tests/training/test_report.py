@@ -18,7 +18,6 @@ from mmpredict.training.report_table import (
     html_table,
     number,
     print_table,
-    skip_lines,
     table_rows,
     verdict,
 )
@@ -90,13 +89,6 @@ def test_html_table_is_balanced() -> None:
     balance = Balance()
     balance.feed(html_table({**RESULTS, EVIL: RESULTS["text"]}))
     assert not balance.open_tags
-
-
-def test_skip_lines() -> None:
-    assert skip_lines({}, 0) == []
-    lines = skip_lines({f"{n}.mp4": "broken" for n in range(12)}, 1)
-    assert lines[0] == "12 files skipped:" and lines[1] == "  0.mp4: broken"
-    assert lines[11] == "  ... and 2 more" and lines[12].startswith("1 time a document was longer")
 
 
 def write_metrics(path: Path, rows: list[dict[str, object]]) -> Path:
