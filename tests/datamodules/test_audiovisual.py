@@ -1,21 +1,20 @@
-"""Folders of media: windows, text in time, streams that are missing, and the split by content."""
+"""Folders of media: windows, text in time, streams that are missing, images, texts alone."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
-import shutil
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 
-from datamodules import AudioVisual
-from datamodules.audiovisual import Window, content_hash, said_between
-from datamodules.base import split_by_hash
-from mmpredict.media import probe, read_text
-from mmpredict.schema import Batch, TextPiece
+from datamodules import AudioVisual, Skipped
+from datamodules.folder import list_folder
+from datamodules.windows import Window
+from mmpredict.media import read_text, sidecar_text
+from mmpredict.schema import Batch
 from mmpredict.sequence import separate
 from mmpredict.tokens import TextTokens
 from tests.datamodules.small import (
@@ -24,6 +23,7 @@ from tests.datamodules.small import (
     STREAMS,
     SUBSET_IDS,
     SUBSETS,
+    TEXT,
     VIDEO,
     WORDS,
     all_documents,
@@ -46,12 +46,17 @@ def folder_data(root: Path, *streams: str, **options: object) -> AudioVisual:
     return data
 
 
-def windows(data: AudioVisual) -> list[Window]:
-    return [window for split in SPLITS for window in data.documents(split).windows]
+def windows(data: AudioVisual) -> list[tuple[Path, Window]]:
+    """All windows in all splits, each with its file."""
+    return [
+        (documents.find(n)[0].path, documents.window(0, n))
+        for documents in map(data.documents, SPLITS)
+        for n in range(len(documents))
+    ]
 
 
-def split_of(data: AudioVisual) -> dict[Path, str]:
-    return {window.path: split for split in SPLITS for window in data.documents(split).windows}
+def all_rows(data: AudioVisual) -> list[Batch | Skipped]:
+    return [row for split in SPLITS for row in all_documents(data.documents(split))]
 
 
 # Windows
@@ -62,8 +67,8 @@ def test_windows_cover_each_file_without_overlap(tmp_path, seconds):
     for n in range(3):
         write_sound(tmp_path / f"{n}.wav", seconds, n)
     data = folder_data(tmp_path, "audio")
-    for path in sorted({window.path for window in windows(data)}):
-        mine = sorted((w for w in windows(data) if w.path == path), key=lambda w: w.start_s)
+    for path in sorted({path for path, _ in windows(data)}):
+        mine = sorted((w for p, w in windows(data) if p == path), key=lambda w: w.start_s)
         assert [w.is_last for w in mine] == [False] * (len(mine) - 1) + [True]
         assert mine[0].start_s == 0
         for one, following in zip(mine, mine[1:], strict=False):
@@ -110,14 +115,14 @@ def test_silent_videos_and_sounds_alone_stand_in_one_batch(tmp_path):
     assert set(batch.contents) == {AUDIO, VIDEO} and not data.skip_log.reasons
 
 
-def test_a_run_reads_only_the_files_that_have_its_streams(tmp_path):
+def test_a_run_reads_only_the_files_that_have_its_streams(tmp_path, capsys):
     write_sounds(tmp_path, 3, 0.5)
     write_video(tmp_path / "silent.mp4", 0.5, sound=False)
     data = folder_data(tmp_path, "audio")
-    assert {w.path.suffix for w in windows(data)} == {".wav"}
-    assert data.skip_log.reasons == {
-        str(tmp_path / "silent.mp4"): "has no stream that the recipe uses"
-    }
+    assert {path.suffix for path, _ in windows(data)} == {".wav"}
+    assert data.skip_log.num_sources == 3 and not data.skip_log.reasons, "nothing is wrong with it"
+    said = capsys.readouterr().err
+    assert "1 files" in said and str(tmp_path / "silent.mp4") in said
 
 
 def test_workers_give_the_same_batches(tmp_path):
@@ -128,6 +133,7 @@ def test_workers_give_the_same_batches(tmp_path):
         data = folder_data(tmp_path, loading=loading(workers=workers, timeout_s=60.0), seed=3)
         loader = data.train_dataloader()
         runs.append([batch for _ in range(2) for batch in loader])
+        data.teardown("fit")
     assert len(runs[0]) == len(runs[1])
     assert all(map(same, *runs))
 
@@ -151,8 +157,18 @@ def test_the_length_of_a_file_is_looked_up_once(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", 2.0)
     (tmp_path / "a.txt").write_text("one two three four")
     data = folder_data(tmp_path)
-    monkeypatch.setattr("datamodules.audiovisual.probe", None)
+    monkeypatch.setattr("datamodules.headers.probe", None)
     assert all(isinstance(row, Batch) for row in all_documents(data.documents("train")))
+
+
+def write_image(path: Path, level: int) -> Path:
+    with av.open(str(path), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), level, np.uint8), format="rgb24")
+        container.mux(stream.encode(frame) + stream.encode(None))
+    return path
 
 
 # Text in time
@@ -197,16 +213,14 @@ def test_every_word_is_in_one_window_at_its_time(tmp_path, suffix, seconds):
     (tmp_path / f"a{suffix}").write_text(BESIDE[suffix])
     whole = folder_data(tmp_path, "text", clip_seconds=4.0)
     data = folder_data(tmp_path, "text")
-    [one] = whole.documents("train").windows
-    true = separate(whole.encode(whole.clip(one)), whole.layout)[0]
+    true = separate(whole.documents("train").document(0, 0), whole.layout)[0]
     expected = characters(true.contents.tolist(), true.end_s.tolist())
     words = " ".join(piece.text for piece in read_text(tmp_path / f"a{suffix}")).split()
     assert bytes(c for c, _ in expected).decode() == "".join(words), "no word is lost"
 
     found = []
-    for window in windows(data):
-        row = data.encode(data.clip(window))
-        if row is not None:
+    for (_, window), row in zip(windows(data), all_rows(data), strict=True):
+        if not isinstance(row, Skipped):
             tokens = separate(row, data.layout)[0]
             assert tokens.end_s.min() >= -1e-9
             assert window.is_last or tokens.end_s.max() <= window.duration_s + 1e-9
@@ -221,37 +235,13 @@ def characters(ids: list[int], times: list[float]) -> list[tuple[int, float]]:
     return [(i, t) for i, t in zip(ids, times, strict=True) if i not in (32, 10, WORDS.end_id)]
 
 
-def test_words_share_their_cue_by_their_letters():
-    [piece] = said_between([TextPiece("aaa bb cccc", 1.0, 3.2)], 9.0, 0.0, 9.0)
-    assert piece == TextPiece("aaa bb cccc", 1.0, 3.2)
-    cut = [said_between([TextPiece("aaa bb cccc", 1.0, 3.2)], 9.0, s, s + 1) for s in range(4)]
-    assert [[p.text for p in pieces] for pieces in cut] == [[], ["aaa"], ["bb"], ["cccc"]]
-    assert cut[1][0].end_s == pytest.approx(0.6)  # 3 of 11 letters of 2.2 s
-    assert cut[2][0].end_s == pytest.approx(0.2)
-    assert cut[3][0].end_s == pytest.approx(0.2)
-
-
-def test_untimed_text_is_spread_over_its_file_not_over_its_window():
-    pieces = [TextPiece("a b"), TextPiece("c d")]
-    said = [said_between(pieces, 4.0, s, s + 1) for s in range(4)]
-    assert [[p.text for p in part] for part in said] == [["a"], ["b"], ["c"], ["d"]]
-    assert [p.text for p in said_between(pieces, 4.0, 0.0, 4.0)] == ["a b", "c d"]
-
-
 def test_what_is_said_after_the_end_belongs_to_another_file(tmp_path):
     """The subtitles of a film beside its trailer."""
     write_sound(tmp_path / "a.wav", 2.0)
     cues = [f"{n}\n00:00:{n:02d},000 --> 00:00:{n:02d},900\nword{n}\n" for n in range(9)]
     (tmp_path / "a.srt").write_text("\n".join(cues))
     data = folder_data(tmp_path, "text")
-    rows = [data.encode(data.clip(window)) for window in windows(data)]
-    assert text_of(row for row in rows if row is not None) == ["word0", "word1"]
-
-
-def test_a_folder_is_searched_for_text_only_where_there_is_some(tmp_path, monkeypatch):
-    write_sounds(tmp_path, 3)
-    monkeypatch.setattr("datamodules.audiovisual.sidecar_text", None)
-    folder_data(tmp_path)
+    assert text_of(all_rows(data)) == ["word0", "word1"]
 
 
 def test_the_vocabulary_comes_from_training_windows_alone(tmp_path):
@@ -264,105 +254,123 @@ def test_the_vocabulary_comes_from_training_windows_alone(tmp_path):
     assert train == " ".join(said).split() == "aaaa bbbb cccc dddd eeee ffff".split()
 
 
-# The split
-
-
-def test_a_new_name_or_a_copy_does_not_move_a_file(tmp_path):
-    (tmp_path / "one").mkdir()
-    paths = write_sounds(tmp_path / "one", 12, 0.5)
-    before = {content_hash(p): s for p, s in split_of(folder_data(tmp_path, "audio")).items()}
-    assert set(before.values()) == set(SPLITS)
-    for n, path in enumerate(paths):
-        shutil.copy(path, tmp_path / f"copy of {n}.wav")
-        path.rename(tmp_path / f"{97 - n}.wav")
-    after = split_of(folder_data(tmp_path, "audio"))
-    assert len(after) == 24
-    assert all(before[content_hash(path)] == split for path, split in after.items())
-
-
-def test_a_growing_folder_never_holds_out_what_it_trained_on(tmp_path):
-    trained: set[str] = set()
-    for n in range(3, 30):
-        write_sounds(tmp_path, n, 0.3)
-        split = split_of(folder_data(tmp_path, "audio"))
-        held_out = {content_hash(path) for path, name in split.items() if name != "train"}
-        assert not trained & held_out
-        trained |= {content_hash(path) for path, name in split.items() if name == "train"}
-        assert set(split.values()) == set(SPLITS)
-
-
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.45])
-def test_split_by_hash(share):
-    """No split is empty; one that trained stays, unless everything was below the threshold."""
-    draw = random.Random(share)
-    counts = {"train": 0, "val": 0, "test": 0}
-    for _ in range(100):
-        hashes = [f"{draw.getrandbits(256):064x}" for _ in range(40)]
-        trained: set[str] = set()
-        for n in range(3, 41):
-            names = split_by_hash(hashes[:n], share)
-            assert set(names) == set(counts)
-            now = {h for h, name in zip(hashes, names, strict=False) if name == "train"}
-            if all(int(h[:16], 16) / 16**16 < 2 * share for h in hashes[:n]):
-                continue
-            assert trained <= now
-            trained = now
-        for name in names:
-            counts[name] += 1
-    assert counts["test"] / 4000 == pytest.approx(max(share, 1 / 40), abs=0.03)
-    assert counts["val"] / 4000 == pytest.approx(max(share, 1 / 40), abs=0.03)
-
-
-def test_equal_contents_share_a_split():
-    hashes = [f"{n % 5}" + 63 * "7" for n in range(20)]
-    names = split_by_hash(hashes, 0.1)
-    assert {h: n for h, n in zip(hashes, names, strict=True)} == dict(
-        zip(hashes, names, strict=True)
-    )
-    assert len({(h, n) for h, n in zip(hashes, names, strict=True)}) == 5
-
-
-@pytest.mark.parametrize("files", [1, 2])
-def test_of_fewer_than_three_files_the_last_windows_are_held_out(tmp_path, files):
-    write_sounds(tmp_path, files, 4.0)
-    data = folder_data(tmp_path, "audio")
-    starts = {s: sorted({w.start_s for w in data.documents(s).windows}) for s in SPLITS}
-    assert starts == {"train": [0, 0.5, 1, 1.5, 2, 2.5], "val": [3.0], "test": [3.5]}
-
-
-def test_three_copies_of_one_file_are_one_file(tmp_path):
-    [path] = write_sounds(tmp_path, 1, 4.0)
-    for n in range(2):
-        shutil.copy(path, tmp_path / f"copy{n}.wav")
-    data = folder_data(tmp_path, "audio")
-    spans = {s: {w.start_s for w in data.documents(s).windows} for s in SPLITS}
-    assert not spans["train"] & (spans["val"] | spans["test"])
-
-
-@pytest.mark.parametrize("files", [1, 2, 3])
-def test_files_of_one_window(tmp_path, files):
-    write_sounds(tmp_path, files, 0.4)
-    data = folder_data(tmp_path, "audio")
-    assert all(len(data.documents(split)) >= 1 for split in SPLITS)
-    assert all(isinstance(r, Batch) for s in SPLITS for r in all_documents(data.documents(s)))
-
-
-def test_the_hash_is_of_the_content(tmp_path):
-    one, two = write_sounds(tmp_path, 2)
-    assert content_hash(one) != content_hash(two)
-    shutil.copy(one, tmp_path / "x.bin")
-    os.utime(tmp_path / "x.bin", (0, 0))
-    assert content_hash(tmp_path / "x.bin") == content_hash(one)
-    long = tmp_path / "long.bin"
-    long.write_bytes(b"a" * 300_000)
-    before = content_hash(long)
-    long.write_bytes(b"a" * 300_001)
-    assert content_hash(long) != before
+# What a folder holds
 
 
 def test_a_single_file_is_a_folder_of_one(tmp_path):
     path = write_video(tmp_path / "a.mp4", 1.5)
     write_video(tmp_path / "b.mp4", 1.5, 1)
     data = folder_data(path)
-    assert {w.path for w in windows(data)} == {path}
-    assert probe(path).duration_s == pytest.approx(windows(data)[0].info.duration_s)
+    assert {path for path, _ in windows(data)} == {path}
+
+
+def test_each_file_has_the_text_that_the_reader_would_choose(tmp_path):
+    """One look at the folder finds what `sidecar_text` finds file by file."""
+    names = ["a.mp4", "b.wav", "c.png", "d.en.mp4", "e.mkv", "f.mp4", "f.png", ".h.mp4", "g.wav"]
+    texts = ["a.txt", "a.srt", "b.en.srt", "b.de.srt", "b.fr-CA.vtt", "c.json", "d.en.srt"]
+    texts += ["e.notalanguage.srt", "f.jsonl", ".g.srt", "e.TXT", "z.txt", "y.json", "x.srt"]
+    for folder in (tmp_path, tmp_path / "below"):
+        folder.mkdir(exist_ok=True)
+        for name in names + texts:
+            (folder / name).touch()
+    listing = list_folder(tmp_path)
+    shown = [name for name in names if name not in (".h.mp4", "f.png")]
+    assert sorted(listing.media) == sorted(
+        folder / name for folder in (tmp_path, tmp_path / "below") for name in shown
+    ), "hidden files and covers are none of it"
+    for path, beside in listing.media.items():
+        if path.name != "e.mkv":  # e.TXT is found although its suffix is not in small letters
+            assert beside == sidecar_text(path)
+    alone = {path.name for path in listing.texts}
+    assert alone == {"z.txt", "x.srt", "e.notalanguage.srt"}
+
+
+def test_an_image_is_a_clip_of_one_frame(tmp_path):
+    for n in range(4):
+        write_image(tmp_path / f"{n}.png", 50 * n)
+        (tmp_path / f"{n}.txt").write_text(f"image number {n}")
+    data = folder_data(tmp_path)
+    for (path, _), row in zip(windows(data), all_rows(data), strict=True):
+        frames = row.contents[VIDEO]
+        assert len(frames) == 4 and frames.float().mean() == 50 * int(path.stem)
+        assert text_of([row]) == [f"image number {path.stem}"]
+        assert row.end_s[row.modality == TEXT].isnan().all(), "its text has no times"
+    assert not data.skip_log.reasons
+
+
+def test_images_count_only_where_frames_or_their_texts_are_wanted(tmp_path):
+    write_sounds(tmp_path, 3, 0.5)
+    write_image(tmp_path / "cover.png", 0)
+    write_image(tmp_path / "told.png", 0)
+    (tmp_path / "told.txt").write_text("what it shows")
+    for streams, names in (
+        ({"audio"}, set()),
+        ({"audio", "text"}, {"told.png"}),
+        ({"video"}, {"cover.png", "told.png"}),
+    ):
+        data = folder_data(tmp_path, *streams)
+        found = {path.name for path, _ in windows(data) if path.suffix == ".png"}
+        assert found == names
+        assert not any("png" in source for source in data.skip_log.reasons)
+
+
+LINES = "\n".join(f"line {n} of a text that stands alone" for n in range(40))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.txt", LINES, LINES),
+        ("t.txt", "x" * 999, "x" * 999),
+        ("t.txt", "word " * 200, "word " * 200),
+        ("t.jsonl", '{"text": "one"}\n{"text": "two"}\n', "one two"),
+        ("t.srt", SRT, "Hello there, you this cue is longer than the file"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_a_text_alone_is_documents_of_text_that_fit_a_row(tmp_path, name, content, said, kind):
+    for path in write_sounds(tmp_path, 3, 0.5):
+        path.with_suffix(".txt").write_text("a text beside a file")
+    (tmp_path / name).write_text(content)
+    text = TextTokens(kind=kind, vocab_size=270)
+    data = folder_data(tmp_path, text=text, loading=loading(context_length=64))
+    rows = [row for row in all_rows(data) if set(row.contents) == {TEXT}]
+    assert all(row.modality.shape[1] <= 64 for row in rows)
+    found = text_of(rows, data.codecs.text)
+    assert "".join(" ".join(found).split()) == "".join(said.split())
+    if name.endswith(".jsonl"):
+        assert found == ["one", "two"], "each line is a text"
+    assert len(data.fingerprint()) == 7 and not data.skip_log.reasons
+
+
+@pytest.mark.parametrize("options", [{"plain_texts": False}, {"text": None}])
+def test_texts_alone_count_only_where_they_are_wanted(tmp_path, options):
+    write_sounds(tmp_path, 3, 0.5)
+    (tmp_path / "broken.txt").write_bytes(b"\xff\xfe\x00")
+    data = folder_data(tmp_path, **options)
+    assert {path.suffix for path, _ in windows(data)} == {".wav"}
+    assert data.skip_log.num_sources == 3 and not data.skip_log.reasons
+
+
+def test_the_fingerprint_names_every_file_in_use(tmp_path):
+    write_sounds(tmp_path / "in", 3, 0.5)
+    write_video(tmp_path / "v.mp4", 0.5)
+    (tmp_path / "v.en.srt").write_text(SRT)
+    (tmp_path / "v.txt").write_text("not in use, as the other comes first")
+    (tmp_path / "alone.txt").write_text("a text")
+    before = folder_data(tmp_path).fingerprint()
+    assert set(before) == {"in/s00.wav", "in/s01.wav", "in/s02.wav", "v.mp4", "v.txt", "alone.txt"}
+    changes = {
+        "in/s01.wav": lambda: write_sounds(tmp_path / "in", 2, 0.6),
+        "v.txt": lambda: (tmp_path / "v.txt").write_text("in use, as it has no language"),
+        "alone.txt": lambda: (tmp_path / "alone.txt").write_text("another text"),
+    }
+    for name, change in changes.items():
+        change()
+        after = folder_data(tmp_path).fingerprint()
+        changed = {key for key in after if after[key] != before[key]} - {"in/s00.wav"}
+        assert changed == {name}
+        before = after
+    (tmp_path.parent / "moved").mkdir()
+    tmp_path.rename(tmp_path.parent / "moved" / "here")
+    assert folder_data(tmp_path.parent / "moved" / "here").fingerprint() == before

@@ -1,0 +1,76 @@
+"""Looking at many files before a run. In: paths. Out: each one's header and a hash of its content,
+or why it cannot be used.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from datamodules.documents import Skipped
+from datamodules.windows import content_hash
+from mmpredict.media import Limits, MediaError, MediaInfo, probe
+
+THREADS = 8  # a disk across the network answers many at a time; decoding needs no more
+KINDS = {  # what the readers say, and what it counts as
+    "over the limit": "limits",
+    "no such file": "missing",
+    "(sha256)": "hash",
+    "empty file": "empty",
+    "nothing to read": "empty",
+}
+QUIET_S = 5.0  # for so long no progress is shown, and between two lines of it
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Header:
+    """A usable file: what its header says, and the hash of its content."""
+
+    info: MediaInfo
+    digest: str
+
+
+def read_headers(
+    paths: Iterable[Path], limits: Limits, *, show: bool = True
+) -> dict[Path, Header | Skipped]:
+    """Probe and hash every file, once each."""
+
+    def look(path: Path) -> Header | Skipped:
+        try:
+            return Header(probe(path, limits), content_hash(path))
+        except MediaError as error:
+            return skipped(error)
+        except OSError as error:
+            return Skipped(str(path), error.strerror or str(error))
+
+    return look_at(dict.fromkeys(paths), look, show=show)
+
+
+def look_at(
+    paths: Iterable[Path], look: Callable[[Path], Result], *, show: bool = True
+) -> dict[Path, Result]:
+    """`look` at every file, several at a time; says how far it is when that takes long."""
+    paths = list(paths)
+    found: dict[Path, Result] = {}
+    said_s = time.monotonic()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for path, result in zip(paths, pool.map(look, paths), strict=True):
+            found[path] = result
+            if show and time.monotonic() - said_s > QUIET_S:
+                said_s = time.monotonic()
+                line = f"looking at the files: {len(found)} of {len(paths)}"
+                print(line, file=sys.stderr, flush=True)
+    return found
+
+
+def skipped(error: MediaError) -> Skipped:
+    """A file that cannot be used, with the kind of its reason."""
+    kind = next((kind for words, kind in KINDS.items() if words in error.reason), "unreadable")
+    return Skipped(error.path, error.reason, kind=kind)
