@@ -240,8 +240,10 @@ class PackedLoader:
         plan = self.plan(position["epoch"])
 
         def tasks() -> Iterator[Task]:
-            yield from self._tasks_for(sorted(key[:2] for key in keys_of(position)))
-            yield from plan.tasks(range(position["place"], len(plan)))
+            waiting = sorted(key[:2] for key in keys_of(position) if key[:2] not in self._pieces)
+            yield from self._tasks_for([spot for spot in waiting if spot[0] != plan.epoch])
+            open_here = [place for epoch, place in waiting if epoch == plan.epoch]
+            yield from plan.tasks([*open_here, *range(position["place"], len(plan))])
 
         results = self._results(tasks())
 
@@ -295,8 +297,8 @@ class PackedLoader:
         if isinstance(result, UserError):
             raise result
         task, reads = result
-        for number, read in zip(task.numbers, reads, strict=True):
-            self._keep(task.epoch, number, read)
+        for read in reads:
+            self._keep(task.epoch, read)
         return True
 
     def _lost_worker(self, error: RuntimeError) -> RuntimeError | UserError:
@@ -313,7 +315,7 @@ class PackedLoader:
             "or give more memory, or a longer data.loading.timeout_s"
         )
 
-    def _keep(self, epoch: int, number: int, read: Read) -> None:
+    def _keep(self, epoch: int, read: Read) -> None:
         """Store what was read for a place, cut or split to rows, and log what was not."""
         for skipped in read.skipped:
             self.skip_log.add(skipped)
@@ -328,7 +330,7 @@ class PackedLoader:
             self.skip_log.substituted += bool(read.skipped)
         if self.seed is not None:
             lost = next(iter(read.skipped), None)
-            self.skip_log.took(lost, lambda: self.documents.title(epoch, number))
+            self.skip_log.took(lost, lambda: self.documents.title(epoch, read.number))
         keys = [(epoch, read.place, piece) for piece in range(len(pieces))]
         self._pieces[epoch, read.place] = keys
         self._rows.update(zip(keys, pieces, strict=True))

@@ -7,6 +7,7 @@ position behind each batch, from which everything after it follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,19 +49,24 @@ class EpochPlan:
     def tasks(
         self, places: Iterable[int], rooms: Mapping[Spot, int] | None = None
     ) -> Iterator[Task]:
-        """What to ask of the workers so that they read these places, in about this order."""
-        places = places if isinstance(places, range) else list(places)
-        wanted = places if isinstance(places, range) else set(places)
-        taken: set[int] = set()
+        """What to ask of the workers so that they read these places, in about this order.
+
+        Without rooms a run is always read whole, though only some of it may be wanted: decoders
+        that fill in noise (AAC, AC-3) draw it by what they decoded before.
+        """
+        places = list(places)
+        wanted, taken = set(places), set[int]()
         alone: list[int] = []
         for place in places:
             if place in taken:
                 taken.remove(place)  # it comes once
                 continue
-            together = [p for p in self._places_with(place) if p in wanted and p not in taken]
-            if len(together) > 1:
+            run = self._places_with(place)
+            together = [p for p in run if p in wanted and p not in taken]
+            if len(run) > 1:
                 taken.update(p for p in together if p != place)
-                yield self._task(together, rooms, is_run=True)
+                read = run if rooms is None else together
+                yield replace(self._task(read, rooms), is_run=True, wanted=tuple(together))
                 continue
             alone.append(place)
             if len(alone) == TOGETHER:
@@ -75,12 +81,10 @@ class EpochPlan:
         start, length = int(self._starts[run]), int(self._lengths[run])
         return self._by_run[start : start + length].tolist()
 
-    def _task(
-        self, places: list[int], rooms: Mapping[Spot, int] | None, *, is_run: bool = False
-    ) -> Task:
+    def _task(self, places: list[int], rooms: Mapping[Spot, int] | None) -> Task:
         room = tuple(rooms[self.epoch, p] for p in places) if rooms else None
         numbers = tuple(self.number(p) for p in places)
-        return Task(self.epoch, tuple(places), numbers, room, is_run)
+        return Task(self.epoch, tuple(places), numbers, room)
 
 
 class TaskQueue:

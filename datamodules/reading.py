@@ -29,6 +29,7 @@ class Task:
         numbers: which they are.
         rooms: positions that a substitute may take, where rows are planned already; else None.
         is_run: they are neighbours that `Documents.read` gives at one go.
+        wanted: the places that are to be sent back; None for all.
     """
 
     epoch: int
@@ -36,6 +37,7 @@ class Task:
     numbers: tuple[int, ...]
     rooms: tuple[int, ...] | None = None
     is_run: bool = False
+    wanted: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,13 @@ class Read:
 
     Args:
         place: in the epoch's order.
+        number: of the document that stands there.
         row: the document there, or its substitute, as arrays; None for neither.
         skipped: what could not be read on the way.
     """
 
     place: int
+    number: int
     row: Batch | None
     skipped: tuple[Skipped, ...] = ()
 
@@ -81,6 +85,7 @@ class Reader(Dataset):
             return task, [
                 self._checked(task.epoch, *one)
                 for one in zip(task.places, task.numbers, rooms, found, strict=True)
+                if task.wanted is None or one[0] in task.wanted
             ]
         except UserError as error:
             return error  # raised where it is received: a worker would wrap it in its traceback
@@ -104,18 +109,18 @@ class Reader(Dataset):
         self, epoch: int, place: int, number: int, room: int | None, found: Batch | Skipped
     ) -> Read:
         if not isinstance(found, Skipped):
-            return Read(place, _as_arrays(found))
+            return Read(place, number, _as_arrays(found))
         if found.harmless or not self.substitute:
-            return Read(place, None, (found,))
+            return Read(place, number, None, (found,))
         skipped = [found]
         for other in substitutes(epoch, number, len(self.documents)):
             if room is not None and (self.documents.length(epoch, other) or room + 1) > room:
                 continue
             (row,) = self._read(epoch, (other,))
             if not isinstance(row, Skipped):
-                return Read(place, _as_arrays(row), tuple(skipped))
+                return Read(place, number, _as_arrays(row), tuple(skipped))
             skipped.append(row)
-        return Read(place, None, tuple(skipped))
+        return Read(place, number, None, tuple(skipped))
 
 
 def substitutes(epoch: int, number: int, size: int) -> list[int]:

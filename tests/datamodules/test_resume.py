@@ -191,3 +191,18 @@ def test_a_loader_left_without_a_trainer_goes_on_behind_what_it_gave():
     first = next(iter(batches))
     rest = numbers(batches)
     assert not set(numbers([first])) & set(rest)
+
+
+def test_runs_are_read_whole_after_a_resume_too():
+    """What a decoder makes of a window may hang on what it decoded before."""
+    first = loader(Numbered(60, run=6), seed=5, rows=2, shuffle_runs=3)
+    batches = iter(first)
+    for _ in range(7):
+        next(batches)
+    second = loader(data := Numbered(60, run=6), seed=5, rows=2, shuffle_runs=3)
+    second.resume(first.position())
+    next(iter(second))
+    groups = [data.read_numbers[i : i + 6] for i in range(0, len(data.read_numbers), 6)]
+    assert all(sorted(group)[0] % 6 == 0 for group in groups)
+    assert all(len({n // 6 for n in group}) == 1 for group in groups)
+    assert len(data.read_numbers) < 60
