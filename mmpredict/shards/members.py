@@ -231,7 +231,19 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _load(members: Mapping[str, bytes], suffix: str) -> np.ndarray:
-    return np.lib.format.read_array(io.BytesIO(members[suffix]), allow_pickle=False)
+    """An array of numbers from an .npy member; its header may not claim more than is there."""
+    data = members[suffix]
+    file = io.BytesIO(data)
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if np.lib.format.read_magic(file) == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, in_columns, dtype = read_header(file)
+    held = len(data) - file.tell()
+    if dtype.hasobject or in_columns or math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"{suffix} claims {dtype} {shape}, it holds {held} bytes")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape).copy()
 
 
 def _frames(members: Mapping[str, bytes], name: str) -> Tensor:
