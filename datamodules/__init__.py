@@ -1,21 +1,35 @@
 """One file, one LightningDataModule; recipes name them by class_path."""
 
+from datamodules.atari import Atari
 from datamodules.audiovisual import AudioVisual
-from datamodules.base import ClipDataModule, Loading, PackedLoader
+from datamodules.base import ClipDataModule
 from datamodules.documents import ClipDocuments, Documents, Skipped
+from datamodules.doom import Doom
+from datamodules.lerobot import LeRobot
+from datamodules.loader import PackedLoader
+from datamodules.loading import Loading
 from datamodules.mixture import Mixture
+from datamodules.parquet import Parquet
+from datamodules.shards import Shards
 from datamodules.text import Text
+from datamodules.webdataset import WebDataset
 from datamodules.world import World
 
 __all__ = [
+    "Atari",
     "AudioVisual",
     "ClipDataModule",
     "ClipDocuments",
     "Documents",
+    "Doom",
+    "LeRobot",
     "Loading",
     "Mixture",
     "PackedLoader",
+    "Parquet",
+    "Shards",
     "Skipped",
     "Text",
+    "WebDataset",
     "World",
 ]

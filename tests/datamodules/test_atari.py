@@ -64,6 +64,7 @@ def test_a_copy_in_another_process_gives_the_same_bytes(first):
     assert digest(again.documents("train").clip(0, 1)) == digest(first[1])
 
 
+@pytest.mark.slow  # the loader plays far ahead
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers):
     how = {"video": None, "train_clips": 4, "clip_seconds": 0.5}
