@@ -138,10 +138,19 @@ class PackedLoader:
         return self._given if self.consumed is None else self.consumed()
 
     def close(self) -> None:
-        """End the workers. Left to the garbage collector, each may take seconds to go."""
-        iterator, self._items._iterator = self._items._iterator, None
-        if iterator is not None and self.loading.workers:
+        """End the workers."""
+        items = getattr(self, "_items", None)
+        if items is not None and items._iterator is not None and self.loading.workers:
+            iterator, items._iterator = items._iterator, None
             iterator._shutdown_workers()
+
+    def __del__(self) -> None:
+        # Collected in a circle with its workers' queues, a DataLoader waits five seconds for each
+        # worker, because the queue that would tell it to go is closed already.
+        iterator = getattr(getattr(self, "_items", None), "_iterator", None)
+        for worker in getattr(iterator, "_workers", ()):
+            worker.terminate()
+        self.close()
 
     # -- one iteration -----------------------------------------------------------------------
 

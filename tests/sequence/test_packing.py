@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mmpredict.schema import UserError
 from mmpredict.sequence import BestFit, pack, unpack
 from tests.builders import SUBSETS, document, packed_rows, same_batch
 
@@ -41,9 +42,13 @@ def mixed_load(count: int, seed: int) -> list[int]:
     return [draw.randint(*draw.choice(kinds)) for _ in range(count)]
 
 
+def put(packer: BestFit, document) -> list[list]:
+    return packer.add(document, document.modality.shape[1])
+
+
 def best_fit(documents: list, context_length: int, open_rows: int = 16) -> list[list]:
     packer = BestFit(context_length, open_rows)
-    rows = [row for document in documents for row in packer.add(document)]
+    rows = [row for document in documents for row in put(packer, document)]
     return rows + packer.flush()
 
 
@@ -124,7 +129,7 @@ def test_no_more_rows_wait_than_allowed(open_rows: int):
     placed = ready = 0
     for doc in lengths_only([700] * 7 + mixed_load(60, seed=2)):
         placed += 1
-        ready += sum(len(row) for row in packer.add(doc))
+        ready += sum(len(row) for row in put(packer, doc))
         rows = copy.deepcopy(packer).flush()
         assert len(rows) <= open_rows and ready + sum(map(len, rows)) == placed
 
@@ -133,8 +138,8 @@ def test_no_row_waits_for_ever():
     """Documents that fill nothing up must not leave an old row behind until the epoch ends."""
     packer = BestFit(1024, open_rows=2)
     (first,) = lengths_only([900])
-    assert packer.add(first) == []
-    rows = [row for doc in lengths_only([1010] * 200) for row in packer.add(doc)]
+    assert put(packer, first) == []
+    rows = [row for doc in lengths_only([1010] * 200) for row in put(packer, doc)]
     assert any(row[0] is first for row in rows)
 
 
@@ -148,18 +153,38 @@ def test_a_mixed_load_fills_97_percent(seed: int):
 def test_the_best_row_is_taken_and_a_full_one_leaves_at_once():
     packer = BestFit(100, open_rows=4)
     a, b, c, d, e = lengths_only([60, 70, 30, 25, 14])
-    assert packer.add(a) == [] and packer.add(b) == []
-    assert packer.add(c) == [[b, c]]  # 70 + 30 is full
-    assert packer.add(d) == []
-    assert packer.add(e) == [[a, d, e]]  # 99: nothing is worth waiting for
+    assert put(packer, a) == [] and put(packer, b) == []
+    assert put(packer, c) == [[b, c]]  # 70 + 30 is full
+    assert put(packer, d) == []
+    assert put(packer, e) == [[a, d, e]]  # 99: nothing is worth waiting for
     assert packer.flush() == []
 
 
 def test_too_long_is_refused_with_both_numbers():
     length = document().modality.shape[1]
     with pytest.raises(ValueError, match=f"has {length} positions, data.context_length is 20"):
-        BestFit(20).add(document())
+        put(BestFit(20), document())
     with pytest.raises(
         ValueError, match=f"row 0 needs {2 * length} positions, it has {length + 3}"
     ):
         pack([[document(), document()]], length + 3)
+
+
+def test_a_packer_goes_on_from_its_state():
+    lengths = mixed_load(120, seed=3)
+    straight, first, second = (BestFit(1024, 5) for _ in range(3))
+    expected = [row for n, length in enumerate(lengths) for row in straight.add(n, length)]
+    found = [row for n, length in enumerate(lengths[:70]) for row in first.add(n, length)]
+    second.restore(first.state(), {n: (length, {}) for n, length in enumerate(lengths)})
+    found += [row for n in range(70, 120) for row in second.add(n, lengths[n])]
+    assert found == expected and second.flush() == straight.flush()
+
+
+def test_a_budget_keeps_a_stream_from_filling_a_row():
+    packer: BestFit[int] = BestFit(100, 4, budget={1: 50})
+    rows = [row for n in range(40) for row in packer.add(n, 25, {1: 25 * (n % 2)})]
+    rows += packer.flush()
+    assert sorted(n for row in rows for n in row) == list(range(40))
+    assert all(sum(n % 2 for n in row) <= 2 and len(row) <= 4 for row in rows)
+    with pytest.raises(UserError, match="60 positions of stream 1, the budget of a row is 50"):
+        packer.add(40, 70, {1: 60})
