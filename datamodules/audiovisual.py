@@ -18,8 +18,8 @@ from datamodules.finding import Found, Wanted, find
 from datamodules.recordings import Source, TextFile, hold_out_last
 from datamodules.split import split_by_kind
 from datamodules.window_documents import WindowDocuments
-from datamodules.windows import SHORTEST_WINDOW_S
 from mmpredict.media import Limits, MediaError
+from mmpredict.media.cutting import SHORTEST_WINDOW_S
 from mmpredict.tokens import MelChunks, Patches, TextTokens
 
 SHOWN = 5  # names of files that are left out

@@ -263,8 +263,3 @@ def measure(documents: Documents, codecs: Codecs, loading: Loading) -> Statistic
         spread = (second / count - centre.square()).clamp(min=0).sqrt()
         mean[modality], std[modality] = centre[groups].float(), spread[groups].float()
     return Statistics(mean=mean, std=std)
-
-
-def mended(text: str) -> str:
-    """`text` with lone surrogates, which JSON can hold and no vocabulary can spell, as U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -11,11 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datamodules.documents import Skipped
-from datamodules.folder import Listing, is_image, list_folder
-from datamodules.headers import Header, look_at, read_headers, skipped
+from datamodules.headers import Header, content_hash, look_at, read_headers, skipped
 from datamodules.recordings import Recording, Source, TextFile, passages
-from datamodules.windows import Cut, content_hash
-from mmpredict.media import Limits, ManifestRow, MediaError, MediaInfo, read_manifest
+from mmpredict.media import (
+    IMAGE_SUFFIXES,
+    Limits,
+    Listing,
+    ManifestRow,
+    MediaError,
+    MediaInfo,
+    list_folder,
+    read_manifest,
+    texts_beside,
+)
+from mmpredict.media.cutting import Cut
 from mmpredict.schema import TextPiece
 
 SPAN_SLACK_S = 0.5  # a span may pass the header's length by so much, or by 2 %: headers round
@@ -85,7 +94,7 @@ def find(root: Path, wanted: Wanted, *, show: bool = True) -> Found:
     """
     if root.is_file() and root.suffix.lower() == ".jsonl":
         return _of_manifest(root, wanted, show)
-    listing = list_folder(root) if root.exists() else Listing({}, [])
+    listing = list_folder(root) if root.exists() else Listing()
     if not listing:
         lack = "holds no video, sound, image or text (.mp4, .mkv, .wav, .mp3, .png, .txt, ...)"
         raise ValueError(
@@ -97,10 +106,12 @@ def find(root: Path, wanted: Wanted, *, show: bool = True) -> Found:
 
 def _of_folder(listing: Listing, wanted: Wanted, show: bool) -> Found:
     found = Found()
+    found.skipped += [Skipped(str(path), reason) for path, reason in listing.closed.items()]
+    found.num_files += len(listing.closed)
     media = {
         path: beside if wanted.text else None
         for path, beside in listing.media.items()
-        if wanted.video or not is_image(path) or (wanted.text and beside)
+        if wanted.video or path.suffix.lower() not in IMAGE_SUFFIXES or (wanted.text and beside)
     }
     found.unused += listing.media.keys() - media.keys()
     for path, header in _usable(media, wanted, found, show).items():
@@ -127,7 +138,7 @@ def _of_manifest(manifest: Path, wanted: Wanted, show: bool) -> Found:
     if not rows:
         raise ValueError(f"data.root={manifest} names no file; give rows with a path and a weight")
     headers = _usable((row.path for row in rows), wanted, found, show)
-    listings = {folder: list_folder(folder, deep=False) for folder in {p.parent for p in headers}}
+    beside = texts_beside(headers)
     besides: set[Path] = set()
     unused: set[Path] = set()
     for row in rows:
@@ -135,7 +146,7 @@ def _of_manifest(manifest: Path, wanted: Wanted, show: bool) -> Found:
         if header is None:
             continue
         own = row.path if header.info.text_codec else None
-        texts = row.texts or listings[row.path.parent].media.get(row.path) or own
+        texts = row.texts or beside[row.path] or own
         recording = _of_row(manifest, row, header.info, texts if wanted.text else None, wanted)
         if any(wanted.of(header.info)) or recording.texts:
             found.sources.append(recording)

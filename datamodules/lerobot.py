@@ -22,11 +22,12 @@ from torch import Tensor
 
 from datamodules.base import ClipDataModule, Split
 from datamodules.documents import ClipDocuments, Documents, Skipped
+from datamodules.headers import content_hash
 from datamodules.lerobot_folder import Episode, LeRobotFolder, Rows, within_films
 from datamodules.loading import Loading
 from datamodules.split import split_by_hash
-from datamodules.windows import SHORTEST_WINDOW_S, content_hash
 from mmpredict.media import Limits, MediaError, read_windows
+from mmpredict.media.cutting import SHORTEST_WINDOW_S
 from mmpredict.schema import Batch, Clip, Series, TextPiece
 from mmpredict.tokens import Patches, TextTokens, Vectors
 

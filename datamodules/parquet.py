@@ -280,7 +280,7 @@ class Row:
             suffix = os.path.splitext(path or "")[1] or SUFFIXES[self.table.columns.kind or "video"]
             return MediaBytes(self.name + suffix, data)
         if path is None:
-            raise MediaError(self.name, f"column {column!r} is empty in this row")
+            raise MediaError(self.name, f"column {column!r} is empty in this row", kind="empty")
         return self._referenced(path)
 
     def _referenced(self, path: str) -> Path:
@@ -300,7 +300,8 @@ class Row:
         try:
             return self.table.cell(column, self.group, self.number)
         except MediaError as error:
-            raise MediaError(self.name, f"{error.path}: {error.reason}") from error
+            reason = f"{error.path}: {error.reason}"
+            raise MediaError(self.name, reason, kind=error.kind) from error
 
 
 def _pieces(cell: Any) -> list[str]:

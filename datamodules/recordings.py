@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from datamodules.base import Split, mended
-from datamodules.windows import Cut, in_time
+from datamodules.base import Split
 from mmpredict.media import MediaBytes, MediaError, MediaInfo, read_text
+from mmpredict.media.cutting import Cut
+from mmpredict.media.speech import in_time, mended
 from mmpredict.schema import TextPiece
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.base import ClipDataModule, Loading, Split, mended
+from datamodules.base import ClipDataModule, Loading, Split
 from datamodules.documents import Documents, Skipped
 from datamodules.split import split_by_hash
 from mmpredict.media import MediaError, read_text
+from mmpredict.media.speech import mended
 from mmpredict.schema import Batch, Clip, Modality, TextPiece, Tokens
 from mmpredict.sequence import interleave
 from mmpredict.tokens import TextTokens

@@ -233,11 +233,13 @@ class TarSample:
     def _bytes(self, member: TarMember) -> MediaBytes:
         name = f"{self.name}!{member.name}"
         if member.size > MAX_TEXT_BYTES and _suffix(member.name) in TEXTS:
-            raise MediaError(name, f"{member.size:,} bytes; too much for one text")
+            reason = f"{member.size:,} bytes; too much for one text"
+            raise MediaError(name, reason, kind="limits")
         try:
             data = self.reader.read(self.address, member.offset, member.size)
         except MediaError as error:
-            raise MediaError(name, f"its tar {error.path}: {error.reason}") from error
+            reason = f"its tar {error.path}: {error.reason}"
+            raise MediaError(name, reason, kind=error.kind) from error
         return MediaBytes(name, data)
 
 

@@ -21,12 +21,11 @@ from datamodules.documents import ClipDocuments, Skipped
 from datamodules.finding import Wanted
 from datamodules.headers import skipped
 from datamodules.recordings import Recording, Source, TextFile
-from datamodules.windows import Cut, Window, drawn_start_s
-from mmpredict.media import MediaError, read_windows
+from mmpredict.media import BehindTheEndError, MediaError, read_windows
+from mmpredict.media.cutting import Cut, Window, drawn_start_s
 from mmpredict.schema import Batch, Clip, TextPiece
 from mmpredict.tokens import Codecs
 
-NOTHING = "nothing to read"  # how the reader says that a span lies behind the end
 READ_THROUGH_S = 4.0  # a shorter gap between two windows is decoded, too: a seek costs as much
 RUN_BYTES = 256 * 1024**2  # of pictures that a run may hold in memory
 KEPT_TEXTS = 32
@@ -235,18 +234,18 @@ class WindowDocuments(ClipDocuments):
     def _remember_end(self, error: MediaError, recording: Recording, window: Window) -> None:
         """To find that there is nothing so late costs a look at the whole file: do it once."""
         known_s = self._ended.get(id(recording), (math.inf, None))[0]
-        if error.reason.startswith(NOTHING) and window.start_s < known_s:
+        if isinstance(error, BehindTheEndError) and window.start_s < known_s:
             self._ended[id(recording)] = window.start_s, error
 
     def _skipped(self, error: MediaError, recording: Recording, window: Window) -> Skipped:
         found = replace(skipped(error), share=1 / max(1, len(recording)))
-        if not error.reason.startswith(NOTHING):
+        if not isinstance(error, BehindTheEndError):
             return found
         # A stream may end before one that the run does not use; else the header was wrong.
         info = recording.info
         unused = self.module.wanted.of(info) != (info.has_video, info.has_audio)
-        _, _, end = error.reason.partition("; ")
-        reason = f"its header claims {info.duration_s:.2f} s, {end or error.reason}"
+        claim = f"its header claims {info.duration_s:.2f} s"
+        reason = f"{claim}, what can be decoded ends at {error.end_s:.2f} s"
         return replace(found, reason=reason, harmless=unused and window.start_s > 0)
 
 

@@ -41,7 +41,7 @@ HOUSE = {
 }
 ARRAYS = {"torch", "numpy"}
 # imported only where they are used
-LATE = {"torchaudio", "torchvision", "timm", "tokenizers", "matplotlib", "fsspec"}
+LATE = {"torchaudio", "torchvision", "timm", "tokenizers", "matplotlib", "fsspec", "aiohttp"}
 EXTRAS = {"pyarrow", "transformers", "ale_py", "vizdoom", "torchcodec"}  # optional, so late too
 # room -> packages that it may import at the top of a file
 THIRD_PARTY = {room: ARRAYS for room in HOUSE} | {

@@ -25,7 +25,7 @@ from mmpredict.media.clock import (
     sound_jitter,
 )
 from mmpredict.media.container import Source, head_frames
-from mmpredict.media.limits import Limits, MediaError
+from mmpredict.media.limits import DamagedError, Limits, MediaError
 from mmpredict.media.video import SeekMissed, stamp_reader
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -33,6 +33,10 @@ _AAC_FRAME = 1024
 _AAC_BITS_PER_CHANNEL = 96_000  # transparent for mono speech to music at these rates
 _MAX_PADDING = 4096  # samples; the longest packet of a usual codec is 2048
 _CHUNK = 1 << 16  # samples handed to the resampler at once
+# Decoders of sound mix in what came before: MP3 up to 0.25 s, Opus 0.08.
+SWING_IN_S = 0.4
+_STAND_ALONE = ("flac", "alac", "tta", "wavpack", "pcm_")  # but in these packets stand alone
+_AAC_PACKETS = 3  # and AAC mixes in one, or two where it makes high notes out of low ones
 _HALF_POWER = math.sqrt(0.5)
 
 
@@ -130,6 +134,8 @@ class SoundCollector:
         self.done = False
         self.holes: list[tuple[int, int]] = []  # where sound was missing: (first sample, count)
         self.cuts: list[tuple[int, int]] = []  # where it overlapped
+        self.lost: DamagedError | None = None  # damage before the span
+        self.samples = 0  # of the last frame
         self._seconds = stamp_reader(source, source.audio)
         self._tick_s = float(as_fraction(source.audio.time_base))
         self._delivered: tuple[int, NDArray[np.float32]] | None = None
@@ -187,27 +193,45 @@ class SoundCollector:
                 f"{frame.layout.nb_channels} at {frame.sample_rate} at {self._at_s():.2f} s",
             )
         if frame.is_corrupt:
-            raise MediaError(self.source.path, f"sound is damaged at {self._at_s():.2f} s")
+            raise DamagedError(self.source.path, f"sound is damaged at {self._at_s():.2f} s")
         waveform_CS = float_samples(frame)
         index = self._index(frame)
         next_index = self.timeline.next_index
         if not self.sought or next_index is not None:
             self.source.check_jump("sound", (next_index or 0) / self.rate, index / self.rate)
+        self.samples = frame.samples
         first, drop = self.timeline.place(index, waveform_CS.shape[1])
+        is_hole = next_index is not None and first > next_index
+        if self.source.kind == "flac" and (drop or is_hole):  # its parser drops what is damaged
+            raise DamagedError(self.source.path, f"sound is damaged at {self._at_s():.2f} s")
         if drop:
             self.cuts.append((first, drop))
-        if next_index is not None and first > next_index:
+        if is_hole:
             self.holes.append((next_index, first - next_index))
         if first / self.rate > self.limits.max_duration_s or self.bytes > self.limits.max_bytes:
             reason = self.limits.refusal(duration_s=first / self.rate, bytes_=self.bytes)
-            raise MediaError(self.source.path, reason or "over a limit")
+            raise MediaError(self.source.path, reason or "over a limit", kind="limits")
         self._keep(first, waveform_CS[:, drop:] if drop else waveform_CS)
         self.done = self.timeline.next_index >= self.keep_to
         return first, drop
 
-    def waveform(self, length_s: float) -> Tensor | None:
-        """The sound of the span's first `length_s`; see `window`."""
-        return self.window(self.start_s, length_s)
+    def lose(self, error: DamagedError, at_s: float) -> None:
+        """Start anew with the next packet after damage at `at_s`, which must not be too late for
+        the span.
+
+        Raises:
+            DamagedError: it is, or it is the first thing after a seek or of the file: then nobody
+                can say at which sample a later packet starts.
+        """
+        reached = self.timeline.next_index if self.rate else None
+        if at_s >= self.start_s or (reached is None and self.lost is None):
+            raise error
+        if self.lattice is None and reached is not None and not self.stamps_are_exact():
+            self.lattice = reached, self.samples
+        if self.rate:
+            self.timeline = SampleTimeline(self.rate, self.timeline.jitter)
+        self.lost, self.sought = error, True
+        self.chunks, self.holes, self.cuts, self.bytes = [], [], [], 0
 
     def window(self, start_s: float, length_s: float) -> Tensor | None:
         """(C, round(length_s * rate)) float32 in [-1, 1], silence wherever the file has no sound.
@@ -223,9 +247,7 @@ class SoundCollector:
             count = max(1, context.channels)
             self._begin(context.sample_rate, "", ["FC"] * count)
         wanted = round(length_s * self.target_rate)
-        reason = self.limits.refusal(bytes_=self.bytes_of(length_s))
-        if reason:
-            raise MediaError(self.source.path, reason)
+        self.limits.check(self.source.path, bytes_=self.bytes_of(length_s))
         start, delivered_CS = self._deliver()
         kept_CS = np.zeros((self.num_channels, wanted), np.float32)
         at = round(start_s * self.target_rate) - start
@@ -328,9 +350,19 @@ class SoundCollector:
         if not self.sought:
             return self._near_zero(self._stamp_index(frame, self.rate), self.rate)
         index = self.place_after_seek(frame, self.lattice)
-        if index > max(0, self.keep_from):
+        if self.lost is not None:
+            if index > self.keep_from - self._swing_in(frame):
+                raise self.lost
+        elif index > max(0, self.keep_from):
             raise SeekMissed
         return index
+
+    def _swing_in(self, frame: AudioFrame) -> float:
+        """So many samples after damage a decoder gives what it would have given without it."""
+        name = self.stream.codec_context.name
+        if name.startswith(_STAND_ALONE):
+            return 0.0
+        return _AAC_PACKETS * frame.samples if name == "aac" else SWING_IN_S * self.rate
 
     def place_after_seek(self, frame: AudioFrame, lattice: tuple[int, int] | None) -> int:
         """Where a stamped frame's first sample lies for a reader that starts with it."""

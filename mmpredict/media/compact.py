@@ -18,7 +18,7 @@ from av import AudioFrame, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from torch import Tensor
 
-from mmpredict.media.video import STAMPS_PER_S, add_video_stream, show_lengths
+from mmpredict.media.encoding import STAMPS_PER_S, add_video_stream, show_lengths
 
 _EXACT = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 _FLAC_FRAME = 4096
@@ -47,8 +47,6 @@ def h264_bytes(frames_TCHW: Tensor, times_s: Tensor, *, crf: int = 10, gop: int 
         stream = add_video_stream(container, (height, width), len(times) / sum(lengths), crf)
         stream.pix_fmt = "yuv444p"
         stream.codec_context.gop_size = gop
-        # x264's macroblock tree reads memory that nobody wrote: other bytes on every other run.
-        stream.options = {**stream.options, "x264-params": "mbtree=0"}
         for frame_CHW, time_s, length_s in zip(frames_TCHW, times, lengths, strict=True):
             rgb_HWC = np.ascontiguousarray(frame_CHW.expand(3, -1, -1).permute(1, 2, 0).numpy())
             frame = VideoFrame.from_ndarray(rgb_HWC, format="rgb24").reformat(

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from errno import EPERM
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -34,6 +35,9 @@ _FORMATS = (
     "aac"
 )
 _MKV_DURATION = re.compile(r"(\d{1,4}):(\d\d):(\d\d\.\d+)")
+# Lossless sound whose packets carry checksums, which their decoders compare only when asked. AC-3
+# has them, too, but broadcasts start in the middle of a packet, and nobody calls that damage.
+_WITH_CHECKSUMS = ("flac", "tta", "wavpack")
 _WAV_PROBE = 8192  # a wav says all in its header; FFmpeg would read 5 MB to guess what is known
 _HEAD = 16  # bytes that tell a picture from a film
 _MAX_JUMP_S = 60.0
@@ -154,7 +158,7 @@ def open_source(
             head = file.read(_HEAD)
             file.seek(0)
             if not head:
-                raise MediaError(path, "empty file (0 bytes)")
+                raise MediaError(path, "empty file (0 bytes)", kind="empty")
             if head.startswith((PNG_MARK, JPEG_MARK)):
                 yield _still(path, StillContainer(path, file.read(), limits))
                 return
@@ -234,18 +238,15 @@ def _opened(path: Path, file: BinaryIO, options: dict[str, str], probesize: int 
 
 def describe(error: Exception) -> str:
     """One short line for an error of the media library, without the path it likes to repeat."""
+    if isinstance(error, av.error.FFmpegError) and error.errno == EPERM:
+        # Decoders that give no reason return -1, which happens to be the number of this one.
+        return "the decoder gives no reason (FFmpegError)"
     text = getattr(error, "strerror", None) or str(error) or "no message"
     return f"{text.splitlines()[0][:200]} ({type(error).__name__})"
 
 
-def _check(path: Path, limits: Limits, **amounts: float) -> None:
-    reason = limits.refusal(**amounts)  # type: ignore[arg-type]
-    if reason:
-        raise MediaError(path, reason)
-
-
 def _check_header(source: Source, limits: Limits) -> None:
-    _check(source.path, limits, duration_s=source.claimed_s or 0.0)
+    limits.check(source.path, duration_s=source.claimed_s or 0.0)
     if source.video is not None:
         context = source.video.codec_context
         if not context.width or not context.height:
@@ -253,10 +254,9 @@ def _check_header(source: Source, limits: Limits) -> None:
                 source.path,
                 "its picture has no size, or one over the limit of "
                 f"{limits.max_pixels:,} pixels a frame (Limits.max_pixels)",
+                kind="limits",
             )
-        _check(
-            source.path, limits, pixels=context.width * context.height, frames=source.video.frames
-        )
+        limits.check(source.path, pixels=context.width * context.height, frames=source.video.frames)
 
 
 def _choose_streams(path: Path, container: Any, limits: Limits) -> Source:
@@ -285,6 +285,8 @@ def _choose_streams(path: Path, container: Any, limits: Limits) -> Source:
             stream.codec_context.thread_count = 1
             if stream.type == "video":  # its size may grow after the header
                 stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+            elif stream.codec_context.name in _WITH_CHECKSUMS:
+                stream.codec_context.options = {"err_detect": "crccheck+explode"}
     starts = [
         None
         if s is None or s.start_time is None

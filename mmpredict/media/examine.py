@@ -22,7 +22,7 @@ from mmpredict.media.audio import float_samples
 from mmpredict.media.clock import as_fraction
 from mmpredict.media.container import Source, describe, open_source
 from mmpredict.media.facts import AudioFacts, Damage, FileFacts, VideoFacts
-from mmpredict.media.limits import Limits, MediaError
+from mmpredict.media.limits import Limits
 from mmpredict.media.local import MediaBytes
 from mmpredict.media.subtitles import text_codec, unread_tracks
 from mmpredict.media.turning import turning
@@ -216,9 +216,7 @@ class _Examination:
         """Refuse what passes the limits or leaps out of the file."""
         self.source.check_jump(packet.stream.type, before_s, at_s)
         frames = self.stamps[packet.stream.index].count if packet.stream.type == "video" else 0
-        reason = self.limits.refusal(duration_s=at_s, frames=frames)
-        if reason:
-            raise MediaError(self.source.path, reason)
+        self.limits.check(self.source.path, duration_s=at_s, frames=frames)
 
     def _decode(self, packet: Any, at_s: float) -> None:
         kind = packet.stream.type

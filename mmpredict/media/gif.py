@@ -41,9 +41,7 @@ def gif_facts(file: BinaryIO, path: Path, limits: Limits) -> GifFacts:
     if len(data) < 13:
         raise MediaError(path, "the gif breaks off in its header")
     width, height = data[6] | data[7] << 8, data[8] | data[9] << 8
-    reason = limits.refusal(pixels=width * height)
-    if reason:
-        raise MediaError(path, reason)
+    limits.check(path, pixels=width * height)
     frames = hundredths = 0
     try:
         for at in _delays(data, path):
@@ -56,11 +54,11 @@ def gif_facts(file: BinaryIO, path: Path, limits: Limits) -> GifFacts:
             hundredths += delay
             reason = limits.refusal(frames=frames, duration_s=hundredths / 100)
             if reason:
-                raise MediaError(path, f"at least {reason}")
+                raise MediaError(path, f"at least {reason}", kind="limits")
     except IndexError:
         raise MediaError(path, f"the gif breaks off after {frames} whole frames") from None
     if not frames:
-        raise MediaError(path, "a gif without a picture")
+        raise MediaError(path, "a gif without a picture", kind="empty")
     return GifFacts(frames, hundredths / 100, bytes(data))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmpredict.media.clock import as_fraction
 from mmpredict.media.container import Source, head_frames, open_source
-from mmpredict.media.limits import Limits, MediaError
+from mmpredict.media.limits import Limits
 from mmpredict.media.local import MediaBytes
 from mmpredict.media.subtitles import text_codec, unread_tracks
 from mmpredict.media.turning import may_be_turned, turning
@@ -92,9 +92,7 @@ def probe(source: str | PathLike[str] | MediaBytes, limits: Limits | None = None
         if indexed_s > claimed_s + max(_SHORT_BY_S, 0.02 * claimed_s):
             notices.append(f"the header claims {claimed_s:.2f} s, its index {indexed_s:.2f} s")
             claimed_s = indexed_s
-        reason = limits.refusal(duration_s=claimed_s)
-        if reason:
-            raise MediaError(opened.path, reason)
+        limits.check(opened.path, duration_s=claimed_s)
         return MediaInfo(
             opened.path,
             claimed_s,

@@ -45,7 +45,7 @@ def open_local(source: str | PathLike[str] | MediaBytes, limits: Limits) -> Iter
     """
     path = source_path(source)
     if isinstance(source, MediaBytes):
-        _check_size(path, len(source.data), limits)
+        limits.check(path, bytes_=len(source.data))
         with io.BytesIO(source.data) as file:
             yield file
         return
@@ -54,19 +54,13 @@ def open_local(source: str | PathLike[str] | MediaBytes, limits: Limits) -> Iter
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise MediaError(path, "not a regular file")
-        _check_size(path, status.st_size, limits)
+        limits.check(path, bytes_=status.st_size)
         opened = path.open("rb")
     except MediaError:
         raise
     except FileNotFoundError as error:
-        raise MediaError(path, "no such file") from error
+        raise MediaError(path, "no such file", kind="missing") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise MediaError(path, getattr(error, "strerror", None) or str(error)) from error
     with opened:
         yield opened
-
-
-def _check_size(path: Path, size: int, limits: Limits) -> None:
-    reason = limits.refusal(bytes_=size)
-    if reason:
-        raise MediaError(path, reason)

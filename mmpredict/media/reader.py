@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from mmpredict.media.audio import SoundCollector
+from mmpredict.media.audio import SWING_IN_S, SoundCollector
 from mmpredict.media.container import Source, describe, open_source
-from mmpredict.media.limits import Limits, MediaError
+from mmpredict.media.limits import BehindTheEndError, DamagedError, Limits, MediaError
 from mmpredict.media.local import MediaBytes
+from mmpredict.media.nal import looks_whole
 from mmpredict.media.video import FrameCollector, SeekMissed, stamp_reader
 from mmpredict.schema import Clip
 
@@ -20,8 +21,8 @@ from mmpredict.schema import Clip
 # aim turns out too late (odd indexes), or the frame on show may be among those left out, the next
 # is tried; None reads from the start of the file.
 ATTEMPTS: tuple[tuple[float | None, bool], ...] = (
-    (0.4, True),
-    (0.4, False),
+    (SWING_IN_S, True),
+    (SWING_IN_S, False),
     (10.0, False),
     (None, False),
 )
@@ -99,8 +100,10 @@ def read_clip(  # noqa: PLR0913 - the front door of the room; every argument is 
     the later of its decoded streams.
 
     Damage is an error: a packet that does not decode, or a frame that its decoder marks as damaged,
-    raises, naming the time, although what came before it could be shown. A file that is merely
-    shorter than its header claims is read as far as it goes, with a notice.
+    raises, naming the time, although what came before it could be shown. Damage before the span is
+    none where the span can do without: a key frame lies between them, and so much sound that the
+    decoder has forgotten. A file that is merely shorter than its header claims is read as far as it
+    goes, with a notice.
 
     Args:
         source: a local file, or one that lies in memory; URLs and playlists are refused.
@@ -159,6 +162,10 @@ def seek(
     sparsely: bool,
 ) -> None:
     """Move a file that was just opened to the last key frame before `aim_s`."""
+    if source.kind == "mpeg":
+        # A program stream has no index: a seek may end inside of a picture, whose stamp then goes
+        # to the next one.
+        raise SeekMissed
     if sound is not None:
         sound.find_lattice()
     try:
@@ -186,12 +193,8 @@ def finished(
     notices = [*source.notices, *_short(source, request, max(ends_s))]
     clip_frames = times_s = waveform_CS = None
     if length_s <= 0:
-        end_s = request.start_s + max(ends_s)
-        raise MediaError(
-            source.path,
-            f"nothing to read from {request.start_s:g} s on; "
-            f"what can be decoded ends at {max(0.0, end_s):.2f} s",
-        )
+        end_s = max(0.0, request.start_s + max(ends_s))
+        raise BehindTheEndError(source.path, request.start_s, end_s)
     if video is not None:
         clip_frames, times_s = video.frames()
         if clip_frames is None:
@@ -254,15 +257,26 @@ def _decode(
     for packet, at_s in packets(source, list(wanted), video):
         collector = wanted[packet.stream.index]
         if not collector.done:
-            for frame in decoded(source, packet, at_s):
-                collector.add(frame)
-                if collector.done:
-                    waiting.remove(collector)
-                    break
+            _take(source, packet, at_s, collector)
+            if collector.done:
+                waiting.remove(collector)
         if not waiting or at_s > span_s[1] + MAX_INTERLEAVE_S:
             break
     if video is not None:
         video.close()
+
+
+def _take(
+    source: Source, packet: Any, at_s: float, collector: FrameCollector | SoundCollector
+) -> None:
+    """Decode a packet into its collector; damage before the span costs only what needs it."""
+    try:
+        for frame in decoded(source, packet, at_s):
+            collector.add(frame)
+            if collector.done:
+                return
+    except DamagedError as error:
+        collector.lose(error, at_s)
 
 
 def packets(
@@ -297,21 +311,28 @@ def packets(
         ):
             source.video.codec_context.skip_frame = "DEFAULT"
             sparse = False
+        if sparse and index == source.video.index and not _is_whole(packet):
+            raise DamagedError(source.path, f"video is damaged at {at_s:.2f} s")
         yield packet, at_s
 
 
+def _is_whole(packet: Any) -> bool:
+    context = packet.stream.codec_context
+    return looks_whole(bytes(packet), context.codec.name, context.extradata)
+
+
 def decoded(source: Source, packet: Any, at_s: float) -> list[Any]:
-    """The frames that a packet completes; MediaError if it is damaged."""
+    """The frames that a packet completes; DamagedError if it is damaged."""
     kind = packet.stream.type
     # The last packet of a wav is merely short where the header promises more, as in streamed ones.
     if packet.is_corrupt and source.kind != "wav":
-        raise MediaError(source.path, f"{kind} is damaged at {at_s:.2f} s")
+        raise DamagedError(source.path, f"{kind} is damaged at {at_s:.2f} s")
     try:
         return packet.decode()
     except EOFError:
         return []  # a decoder that was flushed already
     except Exception as error:
-        raise MediaError(
+        raise DamagedError(
             source.path, f"{kind} cannot be decoded at {at_s:.2f} s: {describe(error)}"
         ) from error
 

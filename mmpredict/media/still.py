@@ -97,9 +97,7 @@ class StillContainer:
             _png_header(path, data) if data.startswith(PNG_MARK) else _jpeg_header(path, data)
         )
         height, width = self.header.height, self.header.width
-        reason = limits.refusal(pixels=width * height)
-        if reason:
-            raise MediaError(path, reason)
+        limits.check(path, pixels=width * height)
         if self.header.turning[1] % 2:
             height, width = width, height
         self.streams = [StillStream(_Context(width, height, self.header.codec))]

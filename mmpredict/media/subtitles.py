@@ -81,7 +81,8 @@ def read_track(
             text = _text(codec, bytes(packet))
             characters += len(text)
             if characters > _MAX_CHARACTERS:
-                raise MediaError(opened.path, f"over {_MAX_CHARACTERS:,} characters of subtitles")
+                reason = f"over {_MAX_CHARACTERS:,} characters of subtitles"
+                raise MediaError(opened.path, reason, kind="limits")
             if text:
                 start_s = opened.seconds(packet.pts, track)
                 length_s = float((packet.duration or 0) * as_fraction(track.time_base))

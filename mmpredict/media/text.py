@@ -22,21 +22,19 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from mmpredict.media.folder import AUDIO_SUFFIXES, VIDEO_SUFFIXES
+from mmpredict.media.folder import AUDIO_SUFFIXES, TEXT_SUFFIXES, VIDEO_SUFFIXES
 from mmpredict.media.limits import Limits, MediaError
 from mmpredict.media.local import MediaBytes, open_local, source_path
 from mmpredict.media.subtitles import plain, read_track
 from mmpredict.media.writer import written_whole
 from mmpredict.schema import TextPiece
 
-TEXT_SUFFIXES = (".srt", ".vtt", ".json", ".jsonl", ".txt")  # also the order in which one is chosen
 TEXT_LIMITS = Limits(max_bytes=64 * 1024**2)
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
 _CUE_TIMES = re.compile(rf"^\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s|$)")
 _VTT_NOTES = ("WEBVTT", "NOTE", "STYLE", "REGION")
 _PARAGRAPH_ENDS = re.compile(r"\n(?:[ \t]*\n)+")
 _BLANKS = " \t\n"
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,4})*")
 _EXPECTED = (
     'expected a list of {"text", "start", "end"}, {"words": [{"word", "start", "end"}]} '
     'or {"segments": [{"text", "start", "end"}]}'
@@ -75,27 +73,6 @@ def read_text(
     if suffix == ".jsonl":
         return _from_lines(path, text)
     raise MediaError(path, f"unknown kind of text {suffix!r}; known: {', '.join(TEXT_SUFFIXES)}")
-
-
-def sidecar_text(media_path: str | PathLike[str]) -> Path | None:
-    """The text file that belongs to a media file: same folder, same stem.
-
-    clip.mp4 takes clip.srt, else clip.vtt, clip.json, clip.jsonl, clip.txt; else one with a
-    language, clip.en.srt, in the same order of suffixes and then by alphabet.
-    """
-    media_path = Path(media_path)
-    for suffix in TEXT_SUFFIXES:
-        candidate = media_path.with_name(media_path.stem + suffix)
-        if candidate.is_file():
-            return candidate
-    start, tagged = media_path.stem + ".", []
-    for entry in media_path.parent.iterdir():
-        suffix = entry.suffix.lower()
-        if entry.name.startswith(start) and suffix in TEXT_SUFFIXES:
-            language = entry.name[len(start) : -len(suffix)]
-            if _LANGUAGE.fullmatch(language) and entry.is_file():
-                tagged.append((TEXT_SUFFIXES.index(suffix), entry.name, entry))
-    return min(tagged)[2] if tagged else None
 
 
 def write_text(path: str | PathLike[str], texts: Iterable[TextPiece]) -> None:

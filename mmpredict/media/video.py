@@ -1,4 +1,4 @@
-"""Decoded frames to clip frames, and back to frames for the encoder.
+"""Decoded frames to clip frames.
 
 In: PyAV frames in order of time. Out: uint8 RGB with the time of each, sampled on a grid if asked,
 and resized in the same swscale call that converts the colours.
@@ -11,31 +11,27 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 from av import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mmpredict.media.clock import STAMP_SLACK_S, FrameGrid, as_fraction
 from mmpredict.media.container import Source
-from mmpredict.media.limits import Limits, MediaError
+from mmpredict.media.limits import DamagedError, Limits, MediaError
 from mmpredict.media.turning import turned, turning
 
 # Without FULL_CHR_H_INT swscale works at half the chroma resolution: 6 grey levels off a box
 # filter.
-_RESIZE = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+RESIZE = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 _COARSE = ("rgb4", "bgr4", "rgb5", "bgr5", "rgb8", "bgr8", "mono")  # fewer than 8 bits a channel
-_BT709 = 1  # the number of BT.709 in the matrix, primaries and transfer fields of a stream
-_LIMITED_RANGE = 1
 _FIRST_ROOM = 64 * 1024**2  # bytes; more only once frames have come
 _ROUNDING = 1e-6  # frames
-_DEFAULT_FPS = 25.0  # only to give a lone frame without any rate a length
-STAMPS_PER_S = 90_000  # holds 24, 25, 30, 29.97 and 60 fps exactly
+DEFAULT_FPS = 25.0  # only to give a lone frame without any rate a length
 
 
 class SeekMissed(Exception):
@@ -84,7 +80,7 @@ class PictureShaper:
         plan = self._plan(frame, turns)
         # threads=1: swscale's own threads waste a quarter of the time at these sizes.
         rgb = self.reformatter.reformat(
-            frame, plan.width, plan.height, plan.target, interpolation=_RESIZE, threads=1
+            frame, plan.width, plan.height, plan.target, interpolation=RESIZE, threads=1
         )
         if mirrored or turns:
             whole_CHW = np.empty((3, plan.height, plan.width), np.uint8)
@@ -185,11 +181,13 @@ class FrameCollector:
         self.fps, self.sought = fps, sought
         self.sparse_until_s = -math.inf  # frames before this may have been left out on the way
         rate = source.video.average_rate or source.video.guessed_rate
-        self.usual_step_s = 1.0 / float(rate or _DEFAULT_FPS)
+        self.usual_step_s = 1.0 / float(rate or DEFAULT_FPS)
         self._seconds = stamp_reader(source, source.video)
         # The frame that is on show, whose end is known once the next one comes, and the one before.
         self.held: tuple[VideoFrame, float] | None = None
         self.before: tuple[VideoFrame, float] | None = None
+        self.lost: DamagedError | None = None  # damage before the span
+        self.waits_for_key = False
         self._start(span_s)
 
     def _start(self, span_s: tuple[float, float]) -> None:
@@ -215,13 +213,46 @@ class FrameCollector:
         return after
 
     def add(self, frame: VideoFrame) -> None:
-        self._hold(frame, self._time(frame))
+        at_s = self._time(frame)
+        time_s = at_s - self.start_s
+        if self.waits_for_key:
+            if time_s > STAMP_SLACK_S:
+                raise self._missed()
+            if frame.is_corrupt or not frame.key_frame:
+                return
+            self.waits_for_key = False
+        # What follows a damaged frame is made from it, shown or not. Only what is shown before the
+        # key frame that a seek found may lack its references.
+        is_leading = self.sought and self.held is None and not frame.key_frame
+        if frame.is_corrupt and time_s < self.length_s - STAMP_SLACK_S and not is_leading:
+            raise DamagedError(self.source.path, f"video is damaged at {at_s:.2f} s")
+        if frame.is_corrupt and is_leading and time_s <= STAMP_SLACK_S:
+            return
+        self._hold(frame, at_s)
+
+    def lose(self, error: DamagedError, at_s: float) -> None:
+        """Start anew with the next key frame after damage at `at_s`, which must not be too late for
+        the span.
+
+        Raises:
+            DamagedError: it is, or it is the first thing after a seek, which may have led into the
+                middle of a packet (mpg): then stamps are wrong, too.
+        """
+        is_first = self.sought and self.held is None and self.lost is None
+        if at_s >= self.start_s or is_first:
+            raise error
+        self.lost, self.sought, self.waits_for_key = error, True, True
+        self.held = self.before = None
+
+    def _missed(self) -> Exception:
+        """Why there is no frame for the start of the span."""
+        return SeekMissed() if self.lost is None else self.lost
 
     def _hold(self, frame: VideoFrame, at_s: float) -> None:
         time_s = at_s - self.start_s
         if self.held is None:
             if self.sought and time_s > STAMP_SLACK_S:
-                raise SeekMissed
+                raise self._missed()
         else:
             if at_s <= self.held[1]:
                 self.disordered += 1
@@ -240,7 +271,7 @@ class FrameCollector:
         """No more frames: the last one stays on show for its own duration."""
         if self.held is None:
             if self.sought:  # it landed behind the key frame (ts has no index)
-                raise SeekMissed
+                raise self._missed()
             return
         frame, at_s = self.held
         if at_s < self.sparse_until_s:
@@ -279,7 +310,7 @@ class FrameCollector:
         if not times:
             return
         if frame.is_corrupt:
-            raise MediaError(self.source.path, f"video is damaged at {at_s:.2f} s")
+            raise DamagedError(self.source.path, f"video is damaged at {at_s:.2f} s")
         self._at_s, self._copies = at_s, len(times)
         self.shaper.shape(frame, self._room)
         first, after = len(self.times), len(self.times) + len(times)
@@ -318,56 +349,5 @@ class FrameCollector:
         return math.ceil(length_s * fps - _ROUNDING) if self.fps else round(length_s * fps) + 1
 
     def _refused(self, **amounts: float) -> MediaError:
-        return MediaError(self.source.path, self.limits.refusal(**amounts) or "over a limit")
-
-
-def encoder_frame(frame_CHW: Tensor, scale: int, time_s: float, length_s: float) -> VideoFrame:
-    """A clip frame for an H.264 encoder: enlarged by whole pixels, made even, in tagged BT.709.
-
-    Args:
-        frame_CHW: uint8; 1 channel is grey, 3 are RGB.
-        scale: every pixel becomes a square of this side.
-        time_s, length_s: when it is shown and for how long.
-    """
-    rgb_HWC = np.ascontiguousarray(frame_CHW.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy())
-    rgb_HWC = rgb_HWC.repeat(scale, axis=0).repeat(scale, axis=1)
-    height, width = rgb_HWC.shape[:2]
-    if height % 2 or width % 2:  # 4:2:0 needs pairs; the border repeats
-        rgb_HWC = np.pad(rgb_HWC, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    frame = VideoFrame.from_ndarray(np.ascontiguousarray(rgb_HWC), format="rgb24").reformat(
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=_RESIZE,
-        threads=1,
-    )
-    frame.time_base = Fraction(1, STAMPS_PER_S)
-    frame.pts = round(time_s * STAMPS_PER_S)
-    frame.duration = max(1, round(length_s * STAMPS_PER_S))
-    return frame
-
-
-def add_video_stream(container: Any, size: tuple[int, int], fps: float, crf: int) -> Any:
-    """An H.264 stream that browsers play: yuv420p, colours tagged, exact stamps, one thread."""
-    stream = container.add_stream(
-        "libx264",
-        rate=Fraction(fps).limit_denominator(1001),
-        options={"crf": str(crf), "preset": "medium", "threads": "1"},
-    )
-    stream.height, stream.width = size
-    stream.pix_fmt = "yuv420p"
-    context = stream.codec_context
-    context.time_base = Fraction(1, STAMPS_PER_S)
-    context.colorspace = context.color_primaries = context.color_trc = _BT709
-    context.color_range = _LIMITED_RANGE
-    return stream
-
-
-def show_lengths(times_s: list[float]) -> list[float]:
-    """How long each frame is shown: until the next; the last as long as the one before it."""
-    if len(times_s) < 2:
-        return [1.0 / _DEFAULT_FPS] * len(times_s)
-    gaps = [after - before for before, after in zip(times_s, times_s[1:], strict=False)]
-    if min(gaps) <= 0 or not all(map(math.isfinite, times_s)):
-        raise ValueError("times_s of the frames must rise")
-    return gaps + gaps[-1:]
+        reason = self.limits.refusal(**amounts) or "over a limit"
+        return MediaError(self.source.path, reason, kind="limits")

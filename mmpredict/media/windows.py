@@ -107,21 +107,34 @@ def _one_pass(
     for aim_s, sparsely in attempts(requests[0].start_s):
         try:
             with open_source(source, limits) as opened:
-                run = _Run(opened, requests, limits, is_sought=aim_s is not None)
-                if aim_s is not None:
-                    seek(opened, run.video, run.sound, aim_s=aim_s, sparsely=sparsely)
-                whole = run.decode()
-                results = [run.result(k) for k in range(run.closed if not whole else len(requests))]
-        except SeekMissed:
-            continue
+                results = _attempt(opened, requests, limits, aim_s=aim_s, sparsely=sparsely)
         except MediaError:
             return []
-        found = [
-            _alone(source, request, limits) if result is None else result
-            for request, result in zip(requests, results, strict=False)
-        ]
-        return found
+        if results is not None:
+            return [
+                _alone(source, request, limits) if result is None else result
+                for request, result in zip(requests, results, strict=False)
+            ]
     raise AssertionError("the last attempt reads from the start and does not miss")
+
+
+def _attempt(
+    source: Source,
+    requests: list[Request],
+    limits: Limits,
+    *,
+    aim_s: float | None,
+    sparsely: bool,
+) -> list[Clip | MediaError | None] | None:
+    """The windows that one pass gives from where a seek leads; None if it leads behind them."""
+    try:
+        run = _Run(source, requests, limits, is_sought=aim_s is not None)
+        if aim_s is not None:
+            seek(source, run.video, run.sound, aim_s=aim_s, sparsely=sparsely)
+        whole = run.decode()
+        return [run.result(k) for k in range(run.closed if not whole else len(requests))]
+    except SeekMissed:
+        return None
 
 
 class _Run:

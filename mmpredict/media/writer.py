@@ -22,7 +22,7 @@ import numpy as np
 from torch import Tensor
 
 from mmpredict.media.audio import AAC_RATES, add_sound_stream, encoder_chunks, resample
-from mmpredict.media.video import add_video_stream, encoder_frame, show_lengths
+from mmpredict.media.encoding import add_video_stream, encoder_frame, show_lengths
 from mmpredict.schema import Clip, TextPiece
 
 _TEXT_STAMPS_PER_S = 1_000_000  # what FFmpeg's mov_text encoder uses

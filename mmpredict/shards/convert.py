@@ -9,19 +9,15 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmpredict.media import (
-    MediaError,
-    MediaInfo,
-    probe,
-    read_text,
-)
+from mmpredict.media import MediaError, MediaInfo, probe, read_text
+from mmpredict.media.speech import in_time, mended, said_between
 from mmpredict.schema import Clip, Modality, TextPiece
 from mmpredict.shards.members import (
     Origin,
@@ -31,10 +27,10 @@ from mmpredict.shards.members import (
     piece_row,
     pieces_of,
 )
+from mmpredict.shards.passages import passages
 from mmpredict.shards.sandbox import Beat, Item, Worker
 from mmpredict.shards.settings import Settings
 from mmpredict.shards.sources import key_of
-from mmpredict.shards.spoken import in_time, mended, passages, said_between
 from mmpredict.shards.spool import SpoolWriter
 from mmpredict.shards.windows import windows_of
 from mmpredict.tokens import Codecs
@@ -74,7 +70,7 @@ def convert(item: Item, beat: Beat, *, settings: Settings, codecs: Codecs) -> No
             if stat_of(item) != spool.about["stat"]:
                 raise MediaError(item["path"], "changed while it was read; run again")
             if not spool.samples and not spool.skipped:
-                raise MediaError(item["path"], "empty: it holds nothing to learn from")
+                raise MediaError(item["path"], "it holds nothing to learn from", kind="empty")
 
 
 def write_document(item: Item, make: Callable[[], Any], settings: Settings, codecs: Codecs) -> None:
@@ -104,10 +100,9 @@ def reasons_noted(spool: SpoolWriter) -> Iterator[None]:
     try:
         yield
     except MediaError as error:
-        if "MemoryError" in error.reason:
-            raise MemoryError from error
+        check_memory(error)
         spool.drop_samples()
-        spool.skip(kind_of(error.reason), error.reason)
+        spool.skip(error.kind, error.reason)
     except (MemoryError, OSError):
         raise
     except Exception as error:
@@ -117,13 +112,10 @@ def reasons_noted(spool: SpoolWriter) -> Iterator[None]:
         spool.skip("unreadable", f"{type(error).__name__}: {error}")
 
 
-def kind_of(reason: str) -> str:
-    """The kind of a reason, in one word."""
-    if "over the limit" in reason:
-        return "limits"
-    if "empty" in reason or "nothing to read" in reason:
-        return "empty"
-    return "unreadable"
+def check_memory(error: MediaError) -> None:
+    """MemoryError where that is behind it: then nothing is known of the file."""
+    if isinstance(error.__cause__, MemoryError):
+        raise MemoryError from error
 
 
 def stat_of(item: Item) -> list[Any] | None:
@@ -145,7 +137,9 @@ def digest_of(item: Item, beat: Beat) -> dict[str, Any]:
         if not path:
             continue
         if not Path(path).is_file():
-            raise MediaError(path, "no such file" if not Path(path).exists() else "no regular file")
+            if not Path(path).exists():
+                raise MediaError(path, "no such file", kind="missing")
+            raise MediaError(path, "not a regular file")
         digest = hashlib.sha256()
         try:
             with open(path, "rb") as file:
@@ -180,14 +174,23 @@ def count_tokens(clip: Clip, codecs: Codecs) -> dict[str, int]:
 
 def _texts_of(item: Item) -> tuple[TextPiece, ...]:
     if item["texts"] is not None:
-        return mended(pieces_of(item))
-    return mended(read_text(item["beside"])) if item["beside"] else ()
+        return _mended(pieces_of(item))
+    return _mended(read_text(item["beside"])) if item["beside"] else ()
+
+
+def _mended(pieces: Iterable[TextPiece]) -> tuple[TextPiece, ...]:
+    return tuple(replace(piece, text=mended(piece.text)) for piece in pieces)
 
 
 def _text(item: Item, spool: SpoolWriter, codecs: Codecs) -> None:
-    """A text file: each line of a .jsonl is a text of its own."""
-    pieces = mended(read_text(item["path"]))
-    groups = [(piece,) for piece in pieces] if item["path"].endswith(".jsonl") else [pieces]
+    """A text file: each line of a .jsonl is a text of its own; subtitles lose their times."""
+    pieces = _mended(read_text(item["path"]))
+    timed = any(piece.start_s is not None for piece in pieces)
+    groups = [(piece,) for piece in pieces]
+    if timed:
+        groups = [(TextPiece("\n".join(piece.text for piece in pieces)),)]
+    elif not item["path"].lower().endswith(".jsonl"):
+        groups = [pieces]
     parts = [part for group in groups for part in passages(group, PASSAGE_CHARACTERS)]
     for number, part in enumerate(parts):
         clip = Clip(texts=part)
@@ -200,19 +203,24 @@ def _text(item: Item, spool: SpoolWriter, codecs: Codecs) -> None:
 def _clips(item: Item, beat: Beat, spool: SpoolWriter, settings: Settings, codecs: Codecs) -> None:
     """Windows of a file, decoded and stored at the size and rates of the settings."""
     info = probe(item["path"], settings.limits)
-    end_s = _end_s(item, info)
     pieces = _texts_of(item)
+    end_s = info.duration_s if item["end_s"] is None else min(item["end_s"], info.duration_s)
     if not info.still:
-        pieces = in_time(pieces, item["start_s"], end_s)
+        # Text of a manifest's row belongs to its span, text of a file to the file.
+        of_row = item["texts"] is not None
+        span_s = (item["start_s"], end_s) if of_row else (0.0, info.duration_s)
+        pieces = in_time(pieces, *span_s)
+    said_until_s = math.inf if end_s >= info.duration_s else end_s
     number = 0
     for window in windows_of(item, info, settings):
         beat()
         if isinstance(window.clip, MediaError):
-            spool.skip(kind_of(window.clip.reason), f"{window.named}: {window.clip.reason}")
+            check_memory(window.clip)
+            spool.skip(window.clip.kind, f"{window.named}: {window.clip.reason}")
             continue
         texts = pieces
         if not info.still:
-            until_s = math.inf if window.is_last else window.end_s
+            until_s = said_until_s if window.is_last else window.end_s
             texts = said_between(pieces, window.start_s, until_s)
         clip = replace(window.clip, texts=texts)
         if clip.frames_TCHW is None and clip.waveform_CS is None and not clip.texts:
@@ -221,10 +229,6 @@ def _clips(item: Item, beat: Beat, spool: SpoolWriter, settings: Settings, codec
         members, about = members_of_clip(clip, origin, settings.packing)
         spool.add(about, members, count_tokens(clip, codecs), item["weight"])
         number += 1
-
-
-def _end_s(item: Item, info: MediaInfo) -> float:
-    return info.duration_s if item["end_s"] is None else min(item["end_s"], info.duration_s)
 
 
 def _keep(item: Item, beat: Beat, spool: SpoolWriter, settings: Settings, codecs: Codecs) -> None:

@@ -14,14 +14,13 @@ from pathlib import Path
 
 from mmpredict.media import Limits, MediaError, MediaInfo, read_clip
 from mmpredict.media.clock import FrameGrid
+from mmpredict.media.cutting import SHORTEST_WINDOW_S, Cut, Window
 from mmpredict.media.facts import FileFacts
+from mmpredict.media.speech import in_time
 from mmpredict.schema import TextPiece
-from mmpredict.shards.spoken import in_time, said_between
 from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
 
 MAX_TRIED = 256  # documents of a damaged file that are read
-SHORTEST_WINDOW_S = 0.25  # as where files are cut into documents
-Window = tuple[float, float]  # start on the file's clock, and length, in seconds
 
 
 @dataclass(frozen=True)
@@ -65,24 +64,6 @@ class Lost:
     reason: str
 
 
-def cut(start_s: float, end_s: float, window_s: float, *, to_the_end: bool = False) -> list[Window]:
-    """A file's documents: they tile the span; a remainder below a quarter of a second is left out.
-
-    With `to_the_end` the last one has the full length, and so all that there is where the header
-    claimed too little.
-    """
-    if math.isinf(window_s):
-        return [(start_s, max(end_s - start_s, SHORTEST_WINDOW_S))]  # a reader stops at the end
-    whole = max(0, int((end_s - start_s) / window_s + 1e-6))
-    rest_s = end_s - start_s - whole * window_s
-    windows = [(start_s + number * window_s, window_s) for number in range(whole)]
-    if rest_s >= SHORTEST_WINDOW_S or not windows:
-        windows.append((start_s + whole * window_s, max(rest_s, SHORTEST_WINDOW_S)))
-    if to_the_end:
-        windows[-1] = (windows[-1][0], window_s)
-    return windows
-
-
 def text_tokens(piece: TextPiece, codec: TextTokens | None) -> int:
     """Tokens of a piece with its END; bytes where the vocabulary is yet to be trained."""
     if codec is None:
@@ -103,14 +84,15 @@ class Expected:
     """
 
     def __init__(
-        self, path: Path, plan: Plan, info: MediaInfo, facts: FileFacts, span_s: Window
+        self, path: Path, plan: Plan, info: MediaInfo, facts: FileFacts, span_s: tuple[float, float]
     ) -> None:
         self.path, self.plan, self.facts, self.is_still = path, plan, facts, info.still
         self.video: Patches | None = plan.codecs.video if info.has_video else None
         self.audio: MelChunks | None = plan.codecs.audio if info.has_audio else None
         self.span_s = span_s
-        to_the_end = span_s[1] >= info.duration_s
-        self.windows = cut(*span_s, plan.clip_seconds, to_the_end=to_the_end)
+        self.to_the_end = span_s[1] >= info.duration_s
+        said_until_s = math.inf if self.to_the_end else span_s[1]
+        self.windows = list(Cut(*span_s, plan.clip_seconds, said_until_s=said_until_s))
         self.notices: dict[str, None] = {}
         self.lost: dict[int, Lost] = {}
         self._cpu_s: list[float] = []
@@ -132,18 +114,27 @@ class Expected:
             return
         ends = [s.end_s for s in (self.facts.video, self.facts.audio) if s is not None]
         found: dict[int, str] = {}
-        for number, (start_s, _) in enumerate(self.windows):
-            if start_s >= max(ends):
+        for number, window in enumerate(self.windows):
+            if window.start_s >= max(ends):
                 found[number] = f"the file ends at {max(ends):.2f} s"
         last = len(self.windows) - 1
         places = {0: None, last: None} | self._near_damage()
         for number in list(places)[:MAX_TRIED]:
-            reason = self._read(*self.windows[number])
+            reason = self._read(self.windows[number])
             if reason is not None:
                 found.setdefault(number, reason)
         for number, reason in sorted(found.items()):
-            start_s, length_s = self.windows[number]
-            self.lost[number] = Lost(start_s, start_s + length_s, reason)
+            window = self.windows[number]
+            end_s = window.start_s + self._length_s(window)
+            self.lost[number] = Lost(window.start_s, end_s, reason)
+
+    def _length_s(self, window: Window) -> float:
+        """How much is read for a window: of the last one as much as there is, where the header
+        claimed too little."""
+        length_s = window.duration_s
+        if window.is_last and self.to_the_end and not math.isinf(self.plan.clip_seconds):
+            length_s = self.plan.clip_seconds
+        return max(length_s, SHORTEST_WINDOW_S)
 
     def _near_damage(self) -> dict[int, None]:
         """Documents with damage in them, and their neighbours: to read those, a run starts to
@@ -155,14 +146,14 @@ class Expected:
                 near |= dict.fromkeys(range(number - 1, number + 3))
         return {number: None for number in near if 0 <= number < len(self.windows)}
 
-    def _read(self, start_s: float, length_s: float) -> str | None:
+    def _read(self, window: Window) -> str | None:
         """Read a document as a run would; why it cannot be."""
         started = time.process_time()
         try:
             clip = read_clip(
                 self.path,
-                start_s=start_s,
-                duration_s=length_s,
+                start_s=window.start_s,
+                duration_s=self._length_s(window),
                 fps=self.video.fps if self.video else None,
                 size=self.video.height_width if self.video else None,
                 sample_rate=self.audio.sample_rate if self.audio else None,
@@ -177,43 +168,43 @@ class Expected:
         self.notices |= dict.fromkeys(clip.notices)
         return None
 
-    def tokens(self, pieces: Sequence[TextPiece] | None) -> dict[str, int]:
-        """Positions by stream of the documents in `kept`; `pieces` is their text, or None."""
+    def tokens(
+        self, pieces: Sequence[TextPiece] | None, text_span_s: tuple[float, float]
+    ) -> dict[str, int]:
+        """Positions by stream of the documents in `kept`; `pieces` is the text of `text_span_s`, or
+        None."""
         found = {}
         if self.audio is not None and self.facts.audio is not None:
-            found["audio"] = sum(self._chunks(self.audio, *window) for window in self.kept)
+            found["audio"] = sum(self._chunks(self.audio, window) for window in self.kept)
         if self.video is not None and self.facts.video is not None:
-            frames = sum(self._frames(self.video, *window) for window in self.kept)
+            frames = sum(self._frames(self.video, window) for window in self.kept)
             found["video"] = frames * self.video.spec.positions_per_block
         if pieces is not None:
-            found["text"] = self._said(pieces)
+            found["text"] = self._said(pieces, text_span_s)
         return found
 
-    def _chunks(self, codec: MelChunks, start_s: float, length_s: float) -> int:
+    def _chunks(self, codec: MelChunks, window: Window) -> int:
         """Whole chunks of sound: a document lasts as long as the longer of its streams."""
         used = (self.facts.audio, self.facts.video if self.video is not None else None)
         end_s = max(stream.end_s for stream in used if stream is not None)
-        samples = round(max(0.0, min(length_s, end_s - start_s)) * codec.sample_rate)
+        length_s = min(self._length_s(window), end_s - window.start_s)
+        samples = round(max(0.0, length_s) * codec.sample_rate)
         return samples // codec.chunk_samples
 
-    def _frames(self, codec: Patches, start_s: float, length_s: float) -> int:
+    def _frames(self, codec: Patches, window: Window) -> int:
         """Grid times at which a frame is on show."""
         video = self.facts.video
         assert video is not None
-        if video.end_s <= start_s:
+        if video.end_s <= window.start_s:
             return 0
-        grid = FrameGrid(codec.fps, length_s)
-        return len(grid.show(video.start_s - start_s, video.end_s - start_s))
+        grid = FrameGrid(codec.fps, self._length_s(window))
+        return len(grid.show(video.start_s - window.start_s, video.end_s - window.start_s))
 
-    def _said(self, pieces: Sequence[TextPiece]) -> int:
+    def _said(self, pieces: Sequence[TextPiece], span_s: tuple[float, float]) -> int:
         """Tokens of the words that are said in the documents."""
         codec = self.plan.codecs.text
         if self.is_still:
             return sum(text_tokens(piece, codec) for piece in pieces)
-        timed = in_time(pieces, *self.span_s)
-        count = 0
-        for start_s, length_s in self.kept:
-            is_last = start_s == self.windows[-1][0]
-            said = said_between(timed, start_s, math.inf if is_last else start_s + length_s)
-            count += sum(text_tokens(piece, codec) for piece in said)
-        return count
+        timed = in_time(pieces, *span_s)
+        said = (piece for window in self.kept for piece in window.said(timed))
+        return sum(text_tokens(piece, codec) for piece in said)

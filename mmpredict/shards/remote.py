@@ -23,6 +23,7 @@ from mmpredict.shards.addresses import SCHEMES, local_path, scheme_of, shown
 _MAX_OPEN = 64  # files of one reader
 _REQUEST_BYTES = 32 << 20  # of one range request; longer stretches take several
 _PATIENCE = 10  # times `timeout_s` that one request may take when bytes trickle
+_NOT_THERE = "no such file on its server"
 _LONGEST_PAUSE_S = 8.0
 
 
@@ -101,7 +102,8 @@ class RangeReader:
         """A file's bytes; refuses one that is larger."""
         size = self.size(address)
         if size > max_bytes:
-            raise MediaError(shown(address), f"{size:,} bytes, over the limit of {max_bytes:,}")
+            reason = f"{size:,} bytes, over the limit of {max_bytes:,}"
+            raise MediaError(shown(address), reason, kind="limits")
         return self.read(address, 0, size)
 
     def _file(self, address: str, size: int | None) -> _LocalFile | _RemoteFile:
@@ -152,7 +154,7 @@ class _LocalFile:
                 raise MediaError(address, "not a regular file")
             self._fd = os.open(path, os.O_RDONLY)
         except FileNotFoundError as error:
-            raise MediaError(address, "no such file") from error
+            raise MediaError(address, "no such file", kind="missing") from error
         except OSError as error:
             raise MediaError(address, error.strerror or str(error)) from error
 
@@ -226,7 +228,9 @@ class _RemoteFile:
                 hides = isinstance(error, FileNotFoundError) and error.__cause__ is not None
                 cause = error.__cause__ if hides else error
                 if attempt == self.remote.tries or not _passing(cause):
-                    raise MediaError(shown(self.address), self._reason(cause, attempt)) from error
+                    reason = self._reason(cause, attempt)
+                    kind = "missing" if reason == _NOT_THERE else "unreadable"
+                    raise MediaError(shown(self.address), reason, kind=kind) from error
             time.sleep(min(pause_s, _LONGEST_PAUSE_S))
             pause_s *= 2
         raise AssertionError("the last attempt returns or raises")
@@ -242,7 +246,7 @@ class _RemoteFile:
             return f"its server was silent for {self.remote.timeout_s:g} s{tries}"
         status = getattr(error, "status", None)
         if isinstance(error, FileNotFoundError) or status == 404:
-            return "no such file on its server"
+            return _NOT_THERE
         if status and not _broken(error):
             return f"its server answers {status} {getattr(error, 'message', '')}".rstrip() + tries
         words = " ".join(str(error).split())[:200] or "no message"

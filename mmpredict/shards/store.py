@@ -101,6 +101,7 @@ class Store:
             raise MediaError(
                 self.name(sample),
                 f"{stop - start:,} bytes, over the limit of {self.max_bytes:,}",
+                kind="limits",
             )
         shard = self.index.shards[sample.shard]
         address = self.address(sample.shard)
@@ -108,7 +109,8 @@ class Store:
             data = self.reader.read(address, start, stop - start, size=shard.bytes)
         except MediaError as error:
             reason = f"its shard {error.path}: {error.reason}"
-            raise MediaError(self.name(sample, wanted[0].suffix), reason) from error
+            name = self.name(sample, wanted[0].suffix)
+            raise MediaError(name, reason, kind=error.kind) from error
         return {m.suffix: self._part(sample, m, data, start) for m in wanted}
 
     def _part(self, sample: Sample, member: Member, data: bytes, start: int) -> bytes:
@@ -119,6 +121,7 @@ class Store:
                 self.name(sample, member.suffix),
                 "its bytes differ from the index (sha256); `mmpredict inspect DIR --verify` lists "
                 "all that do",
+                kind="hash",
             )
         return part
 

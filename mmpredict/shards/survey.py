@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from mmpredict.media import MediaError, MediaInfo, probe, read_text, sidecar_text
+from mmpredict.media import MediaError, MediaInfo, probe, read_text, texts_beside
 from mmpredict.media.examine import examine
 from mmpredict.media.facts import FileFacts
 from mmpredict.schema import TextPiece
@@ -113,8 +113,7 @@ def survey_file(
             listened to, and the first and the last document are read as a run would.
     """
     plan, path = plan or Plan(), Path(path)
-    beside = sidecar_text(path) if plan.codecs.text is not None and path.is_file() else None
-    source = Found(str(path), path, "media", beside)
+    source = Found(str(path), path, "media", texts_beside([path])[path])
     return survey_source(source, plan, measure(path, plan, decode=decode))
 
 
@@ -139,6 +138,8 @@ def survey_source(source: Found, plan: Plan, measured: Measured | str) -> FileSu
         return FileSurvey(source.name, str(path), kind, size, span_s, facts, refused=reason)
     expected = Expected(path, plan, info, facts, span_s)
     text, pieces = _text_of(source, plan, info)
+    # Text of a manifest's row belongs to its span, text of a file to the file.
+    text_span_s = span_s if source.texts is not None else (0.0, info.duration_s)
     expected.try_out()
     refused = _refused(expected, text)
     return FileSurvey(
@@ -150,7 +151,7 @@ def survey_source(source: Found, plan: Plan, measured: Measured | str) -> FileSu
         facts,
         text,
         0 if refused else len(expected.kept),
-        {} if refused else expected.tokens(pieces),
+        {} if refused else expected.tokens(pieces, text_span_s),
         () if refused else tuple(expected.lost.values()),
         (*odd_things(facts, expected.video, expected.audio), *_odd_text(text)),
         tuple(expected.notices),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mmpredict.media import MediaError
+from mmpredict.media.limits import Kind
 
 BLOCK = 512
 _AHEAD = 1 << 16, 1 << 20  # bytes read at once: least, and most while members lie close together
@@ -116,7 +117,8 @@ class _Scan:
             if count > self.limits.max_members:
                 raise self._error(
                     f"more than {self.limits.max_members:,} members; make smaller tars, or raise "
-                    "max_members if you trust it"
+                    "max_members if you trust it",
+                    kind="limits",
                 )
             self._check_sum(header, offset)
             kind, size = header[156:157], self._size(header, offset)
@@ -257,7 +259,8 @@ class _Scan:
         if self.source.size > self.limits.max_bytes:
             raise self._error(
                 f"{self.source.size:,} bytes, over the limit of {self.limits.max_bytes:,}; "
-                "make smaller tars, or raise max_bytes if you trust it"
+                "make smaller tars, or raise max_bytes if you trust it",
+                kind="limits",
             )
         head = self._bytes(0, min(8, self.source.size))
         for magic, how in _COMPRESSED.items():
@@ -288,9 +291,9 @@ class _Scan:
             self._buffer, self._start, at = self.source.read(offset, wanted), offset, 0
         return self._buffer[at : at + length]
 
-    def _error(self, reason: str, member: str = "") -> MediaError:
+    def _error(self, reason: str, member: str = "", *, kind: Kind = "unreadable") -> MediaError:
         name = f"{self.source.name}!{member}" if member else self.source.name
-        return MediaError(name, reason)
+        return MediaError(name, reason, kind=kind)
 
 
 def _text(raw: bytes) -> str:

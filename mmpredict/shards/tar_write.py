@@ -25,7 +25,8 @@ _MAX_SIZE = 8**11 - 1  # what the eleven octal digits of ustar hold
 def header(name: str, size: int) -> bytes:
     """The block before a member: no owner, no time, readable by all."""
     if size > _MAX_SIZE:
-        raise MediaError(name, f"{size:,} bytes, over the limit of {_MAX_SIZE:,} for a tar member")
+        reason = f"{size:,} bytes, over the limit of {_MAX_SIZE:,} for a tar member"
+        raise MediaError(name, reason, kind="limits")
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     block = info.tobuf(tarfile.USTAR_FORMAT)

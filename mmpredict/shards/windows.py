@@ -10,14 +10,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmpredict.media import MediaError, MediaInfo, read_clip, read_windows
+from mmpredict.media import BehindTheEndError, MediaError, MediaInfo, read_clip, read_windows
+from mmpredict.media.cutting import SHORTEST_WINDOW_S
 from mmpredict.schema import Clip
 from mmpredict.shards.members import length_s
 from mmpredict.shards.sandbox import Item
 from mmpredict.shards.settings import Settings
 
-SHORTEST_WINDOW_S = 0.25  # a remainder at the end of a file that is shorter is left out
-NOTHING = "nothing to read"  # how the reader says that a span lies behind the end
 _BYTES_AT_ONCE = 64 * 1024**2
 _MOST_AT_ONCE = 64
 
@@ -84,7 +83,7 @@ def _until_the_end(item: Item, info: MediaInfo, settings: Settings) -> Iterator[
         for clip in clips:
             start_s = first_s + number * step_s
             over = isinstance(clip, MediaError) and (
-                clip.reason.startswith(NOTHING) or start_s >= info.duration_s
+                isinstance(clip, BehindTheEndError) or start_s >= info.duration_s
             )
             if over and number:
                 return

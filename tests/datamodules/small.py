@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from itertools import combinations
 from pathlib import Path
 
+import av
+import numpy as np
 import torch
 
 from datamodules import Documents, Loading, PackedLoader, Skipped
@@ -176,3 +178,14 @@ def prose(characters: int, seed: int = 0) -> str:
         words = ["".join(draw.choices("abcdefgh", k=draw.randint(1, 8))) for _ in range(9)]
         text += " ".join(words) + "\n"
     return text[: characters - 1] + "."
+
+
+def write_image(path: Path, level: int) -> Path:
+    """A png of one level of grey."""
+    with av.open(str(path), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), level, np.uint8), format="rgb24")
+        container.mux(stream.encode(frame) + stream.encode(None))
+    return path

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
 
 from datamodules import AudioVisual, Skipped
-from datamodules.folder import list_folder
-from datamodules.windows import Window
-from mmpredict.media import read_text, sidecar_text
+from mmpredict.media import read_text
+from mmpredict.media.cutting import Window
 from mmpredict.schema import Batch
 from mmpredict.sequence import separate
 from mmpredict.tokens import TextTokens
@@ -31,6 +28,7 @@ from tests.datamodules.small import (
     loading,
     same,
     text_of,
+    write_image,
     write_sound,
     write_sounds,
     write_video,
@@ -161,16 +159,6 @@ def test_the_length_of_a_file_is_looked_up_once(tmp_path, monkeypatch):
     assert all(isinstance(row, Batch) for row in all_documents(data.documents("train")))
 
 
-def write_image(path: Path, level: int) -> Path:
-    with av.open(str(path), "w", format="image2") as container:
-        stream = container.add_stream("png", rate=1)
-        stream.width = stream.height = 16
-        stream.pix_fmt = "rgb24"
-        frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), level, np.uint8), format="rgb24")
-        container.mux(stream.encode(frame) + stream.encode(None))
-    return path
-
-
 # Text in time
 
 SRT = """1
@@ -262,27 +250,6 @@ def test_a_single_file_is_a_folder_of_one(tmp_path):
     write_video(tmp_path / "b.mp4", 1.5, 1)
     data = folder_data(path)
     assert {path for path, _ in windows(data)} == {path}
-
-
-def test_each_file_has_the_text_that_the_reader_would_choose(tmp_path):
-    """One look at the folder finds what `sidecar_text` finds file by file."""
-    names = ["a.mp4", "b.wav", "c.png", "d.en.mp4", "e.mkv", "f.mp4", "f.png", ".h.mp4", "g.wav"]
-    texts = ["a.txt", "a.srt", "b.en.srt", "b.de.srt", "b.fr-CA.vtt", "c.json", "d.en.srt"]
-    texts += ["e.notalanguage.srt", "f.jsonl", ".g.srt", "e.TXT", "z.txt", "y.json", "x.srt"]
-    for folder in (tmp_path, tmp_path / "below"):
-        folder.mkdir(exist_ok=True)
-        for name in names + texts:
-            (folder / name).touch()
-    listing = list_folder(tmp_path)
-    shown = [name for name in names if name not in (".h.mp4", "f.png")]
-    assert sorted(listing.media) == sorted(
-        folder / name for folder in (tmp_path, tmp_path / "below") for name in shown
-    ), "hidden files and covers are none of it"
-    for path, beside in listing.media.items():
-        if path.name != "e.mkv":  # e.TXT is found although its suffix is not in small letters
-            assert beside == sidecar_text(path)
-    alone = {path.name for path in listing.texts}
-    assert alone == {"z.txt", "x.srt", "e.notalanguage.srt"}
 
 
 def test_an_image_is_a_clip_of_one_frame(tmp_path):

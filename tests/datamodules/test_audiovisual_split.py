@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from datamodules import AudioVisual
+from datamodules.headers import content_hash
 from datamodules.split import FEW, split_by_hash, split_by_kind
-from datamodules.windows import content_hash
 from mmpredict.schema import Batch
 from tests.datamodules.small import (
     STREAMS,
@@ -164,3 +165,16 @@ def test_a_growing_folder_holds_out_nothing_above_the_threshold_that_trained(tmp
         assert all(place(digest) < 0.2 for digest in trained & held_out)
         trained |= {content_hash(path) for path, name in split.items() if name == "train"}
         assert set(split.values()) == set(SPLITS)
+
+
+def test_the_hash_is_of_the_content(tmp_path):
+    one, two = write_sounds(tmp_path, 2)
+    assert content_hash(one) != content_hash(two)
+    shutil.copy(one, tmp_path / "x.bin")
+    os.utime(tmp_path / "x.bin", (0, 0))
+    assert content_hash(tmp_path / "x.bin") == content_hash(one)
+    long = tmp_path / "long.bin"
+    long.write_bytes(b"a" * 300_000)
+    before = content_hash(long)
+    long.write_bytes(b"a" * 300_001)
+    assert content_hash(long) != before

@@ -47,12 +47,13 @@ def read_all(data: AudioVisual, epochs: int = 1) -> int:
     return tokens
 
 
-def damage_middle(path: Path) -> None:
-    """Overwrite packets in the middle; the header stays whole."""
+def damage_middle(path: Path, first: float = 1 / 3, last: float = 1 / 2) -> None:
+    """Overwrite packets in the middle; the header stays whole. There is one key frame, so that no
+    picture behind the damage can be shown."""
     data = bytearray(path.read_bytes())
     at = data.find(b"mdat") + 4
     span = len(data) - at
-    for n in range(at + span // 3, at + span // 2):
+    for n in range(at + int(span * first), at + int(span * last)):
         data[n] = (n * 37) % 251
     path.write_bytes(data)
 
@@ -277,7 +278,7 @@ def test_mostly_broken_files_stop_with_the_whole_list(tmp_path):
 
 def test_files_that_break_while_reading_stop_the_run(tmp_path):
     for n in range(3):
-        damage_middle(write_video(tmp_path / f"{n}.mp4", 4.0, n))
+        damage_middle(write_video(tmp_path / f"{n}.mp4", 4.0, n), 0.7, 0.8)
     with pytest.raises(UserError, match="of 3 files cannot be used"):
         read_all(folder_data(tmp_path, min_skipped=1, max_skipped_share=0.01))
     # But a few windows of each are not half of all.

@@ -90,7 +90,7 @@ def endless_gif(path):
     head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
     frame = b"\x21\xf9\x04\0\x02\0\0\0" + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
     frame += b"\x02\x02\x44\x01\0"
-    path.write_bytes(head + frame * 1_000_000 + b"\x3b")
+    path.write_bytes(head + frame * 400_000 + b"\x3b")
 
 
 def large_gif(path):

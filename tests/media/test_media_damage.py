@@ -3,6 +3,7 @@ happens."""
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
@@ -14,7 +15,17 @@ import av
 import numpy as np
 import pytest
 
-from mmpredict.media import Limits, MediaBytes, MediaError, MediaInfo, probe, read_clip
+from mmpredict.media import (
+    BehindTheEndError,
+    Limits,
+    MediaBytes,
+    MediaError,
+    MediaInfo,
+    probe,
+    read_clip,
+)
+from mmpredict.media.container import describe
+from mmpredict.media.limits import DamagedError
 
 SMALL = {"length_s": 1.0, "flashes_s": (0.5,), "size": (32, 32), "rate": 16_000, "layout": "mono"}
 
@@ -319,6 +330,43 @@ def test_wrong_requests_are_the_callers_fault(tmp_path):
         assert not isinstance(caught.value, MediaError)
 
 
-def test_the_error_travels_between_processes():
-    error = pickle.loads(pickle.dumps(MediaError("a.mp4", "broken")))
-    assert (str(error), error.path, error.reason) == ("a.mp4: broken", "a.mp4", "broken")
+@pytest.mark.parametrize(
+    "error",
+    [
+        MediaError("a.mp4", "broken"),
+        MediaError("a.mp4", "too large", kind="limits"),
+        DamagedError("a.mp4", "video is damaged at 1 s"),
+        BehindTheEndError("a.mp4", 3.0, 1.5),
+    ],
+)
+def test_the_error_travels_between_processes(error):
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is type(error) and str(found) == f"a.mp4: {error.reason}"
+    assert vars(found) == vars(error)
+
+
+def test_every_error_says_of_which_kind_it_is(recording, tmp_path):
+    good = recording(**SMALL).write(tmp_path)
+    (tmp_path / "nothing.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no film\n" * 100)
+    for path, options, kind in (
+        (good, {"limits": Limits(max_pixels=10)}, "limits"),
+        (good, {"limits": Limits(max_frames=10)}, "limits"),
+        (good, {"limits": Limits(max_bytes=10)}, "limits"),
+        (good, {"sample_rate": 400_000, "limits": Limits(max_bytes=200_000)}, "limits"),
+        (good, {"start_s": 30.0}, "empty"),
+        (tmp_path / "nothing.mp4", {}, "empty"),
+        (tmp_path / "missing.mp4", {}, "missing"),
+        (tmp_path / "text.mp4", {}, "unreadable"),
+        (tmp_path, {}, "unreadable"),
+    ):
+        with pytest.raises(MediaError) as caught:
+            read_clip(path, **options)
+        assert caught.value.kind == kind, caught.value
+
+
+def test_a_decoder_without_a_reason_does_not_speak_of_permissions():
+    assert describe(av.error.PermissionError(errno.EPERM, "Operation not permitted")) == (
+        "the decoder gives no reason (FFmpegError)"
+    )
+    assert "Permission denied" in describe(PermissionError(errno.EACCES, "Permission denied"))

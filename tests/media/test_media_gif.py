@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmpredict.media import Limits, MediaBytes, MediaError, list_media, probe, read_clip
+from mmpredict.media import Limits, MediaBytes, MediaError, list_folder, probe, read_clip
 
 PALETTE = bytes([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
 HEAD = b"GIF89a" + struct.pack("<HHBBB", 4, 4, 0x81, 0, 0) + PALETTE
@@ -119,4 +119,4 @@ def test_a_gif_that_breaks_off_is_refused():
 
 def test_a_folder_lists_gifs(tmp_path):
     (tmp_path / "a.gif").write_bytes(gif(frame(1, 10)).data)
-    assert list_media(tmp_path) == [tmp_path / "a.gif"]
+    assert list(list_folder(tmp_path).media) == [tmp_path / "a.gif"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpredict.media import list_media, probe, read_clip
+from mmpredict.media import list_folder, probe, read_clip
 
 FOLDER = Path(os.environ.get("MMPREDICT_REAL_CLIPS", "~/.cache/mmpredict/real_clips")).expanduser()
 
@@ -17,7 +17,7 @@ FOLDER = Path(os.environ.get("MMPREDICT_REAL_CLIPS", "~/.cache/mmpredict/real_cl
 @pytest.mark.slow
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="run examples/fetch_real_clips.py first")
 def test_real_clips_are_read_whole_and_by_windows():
-    paths = list_media(FOLDER)
+    paths = list(list_folder(FOLDER).media)
     assert paths
     for path in paths:
         info = probe(path)

@@ -17,7 +17,7 @@ from mmpredict.media import (
     Limits,
     MediaBytes,
     MediaError,
-    list_media,
+    list_folder,
     probe,
     read_clip,
 )
@@ -108,7 +108,7 @@ def test_a_picture_is_a_clip_of_one_frame(tmp_path):
             read_clip(path, start_s=1.0)
         with pytest.raises(MediaError, match="no sound stream"):
             read_clip(path, frames=False)
-    assert [path.name for path in list_media(tmp_path)] == ["a.jpeg", "a.jpg", "a.png"]
+    assert [path.name for path in list_folder(tmp_path).media] == ["a.jpeg", "a.jpg", "a.png"]
 
 
 @pytest.mark.parametrize("interlaced", [False, True])

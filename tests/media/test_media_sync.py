@@ -240,3 +240,16 @@ def test_surround_is_mixed_with_a_notice(recording, tmp_path):
     mono = recording(name="m.mp4", layout="mono").write(tmp_path)
     doubled = read_clip(mono, frames=False, channels=2).waveform_CS
     assert torch.equal(doubled[0], doubled[1]) and doubled.abs().max() > 0.5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_frames_alone_are_those_of_the_whole_after_a_seek(case, recording, tmp_path):
+    flashes = tuple(0.3 + 0.7 * k for k in range(7))
+    path = recording(**CASES[case] | {"length_s": 5.2, "flashes_s": flashes}).write(tmp_path)
+    common = {"fps": 10.0, "size": (16, 16), "sound": False}
+    whole = read_clip(path, **common)
+    grid = (whole.times_s * 10).round().int().tolist()
+    for start in (2.1, 2.4, 3.3, 4.1):
+        window = read_clip(path, start_s=start, duration_s=0.6, **common)
+        wanted = [grid.index(k) for k in range(round(start * 10), round(start * 10) + 6)]
+        assert torch.equal(window.frames_TCHW, whole.frames_TCHW[wanted])

@@ -10,9 +10,7 @@ from mmpredict.media import (
     Limits,
     MediaBytes,
     MediaError,
-    list_media,
     read_text,
-    sidecar_text,
     write_srt,
     write_text,
 )
@@ -201,35 +199,3 @@ def test_what_cannot_be_understood_is_named(name, content, reason, tmp_path):
 def test_a_missing_text_is_named(tmp_path):
     with pytest.raises(MediaError, match="no such file"):
         read_text(tmp_path / "a.txt")
-
-
-def test_the_sidecar_is_chosen_by_a_fixed_order(tmp_path):
-    media = tmp_path / "clip[1].mp4"
-    assert sidecar_text(media) is None
-    (tmp_path / "clip[1]x.srt").touch()
-    (tmp_path / "clip[1].part2.srt").touch()  # no language
-    (tmp_path / "clip[1].en.srt").mkdir()
-    assert sidecar_text(media) is None
-    for name in (
-        "clip[1].fr.txt",
-        "clip[1].pt-BR.srt",
-        "clip[1].de.srt",
-        "clip[1].txt",
-        "clip[1].vtt",
-        "clip[1].srt",
-    ):
-        (tmp_path / name).touch()
-        assert sidecar_text(media) == tmp_path / name  # each outranks those before it
-
-
-def test_a_folder_lists_its_media_sorted(tmp_path):
-    for name in ("b.MP4", "a/c.wav", "a/.hidden.mp4", ".trash/d.mp4", "a/notes.txt", "a/b.webm"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "circle").symlink_to(tmp_path)
-    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
-    names = [str(path.relative_to(tmp_path)) for path in list_media(tmp_path)]
-    assert names == ["a/b.webm", "a/c.wav", "b.MP4"]
-    assert list_media(tmp_path / "b.MP4") == [tmp_path / "b.MP4"]
-    with pytest.raises(ValueError, match="no such folder"):
-        list_media(tmp_path / "missing")

@@ -15,6 +15,7 @@ import torch
 
 from mmpredict.media import Limits, MediaError, read_clip, read_windows, windows
 from mmpredict.schema import Clip
+from tests.media.test_media_sync import CASES as SYNC_CASES
 
 GRID = {"fps": 10.0, "size": (16, 16), "sample_rate": 16_000, "channels": 1}
 B_FRAMES = {"bf": "3", "b_strategy": "0", "g": "250", "sc_threshold": "0"}
@@ -193,6 +194,15 @@ def test_a_healthy_file_is_opened_once(case, tmp_path, monkeypatch):
         opened.clear()
         found = read_windows(path, start_s, 0.5, 6, **GRID)
         assert len(opened) == 1 and not [x for x in found if isinstance(x, MediaError)]
+
+
+def test_a_file_that_has_no_index_is_read_by_one_pass_as_well(recording, tmp_path, monkeypatch):
+    path = recording(**SYNC_CASES["mpg2"] | {"length_s": 5.2}).write(tmp_path)
+    wanted = [alone(path, 2.2 + k * 0.5, 0.5, fps=10.0, sound=False) for k in range(5)]
+    monkeypatch.setattr(windows, "read_clip", None)  # a call would fail
+    found = read_windows(path, 2.2, 0.5, 5, fps=10.0, sound=False)
+    for window, one in zip(found, wanted, strict=True):
+        assert_same(window, one)
 
 
 def test_the_last_window_is_short_and_then_there_is_nothing(tmp_path):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import psutil
 import pytest
 import torch
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -122,14 +121,15 @@ def test_a_clip_owns_no_more_memory_than_its_frames(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc on this system")
 def test_memory_stays_flat_over_many_windows(tmp_path):
     path = write(tmp_path / "clip.mp4", [k / 30 for k in range(240)], B_FRAMES)
-    process, sizes = psutil.Process(), []
-    for turn in range(200):
+    sizes = []
+    for turn in range(120):
         found = read_windows(path, (turn % 5) / 10, 0.7, 10, fps=30.0, size=(32, 32))
         assert len(found) == 10
         del found
-        if turn in (50, 199):
+        if turn in (40, 119):
             gc.collect()
-            sizes.append(process.memory_info().rss)
+            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]))  # pages in memory
     assert sizes[1] < 1.05 * sizes[0]

@@ -32,6 +32,9 @@ class Server(ThreadingHTTPServer):
         self.redirect: str | None = None
         self.cut: int | None = None
 
+    def handle_error(self, request: object, address: object) -> None:
+        """A reader that has gone is none of the server's business."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"

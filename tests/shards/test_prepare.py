@@ -16,8 +16,8 @@ from mmpredict.media import MediaError, read_clip
 from mmpredict.schema import Clip, Series, TextPiece, UserError
 from mmpredict.shards.index import read_index
 from mmpredict.shards.members import Origin, Packing, clip_of_members, members_of_clip
+from mmpredict.shards.passages import passages
 from mmpredict.shards.sources import find_sources, key_of
-from mmpredict.shards.spoken import in_time, passages, said_between
 from mmpredict.shards.told import told
 from tests.shards.prepared import (
     ENCODED,
@@ -307,22 +307,6 @@ def test_a_manifest_gives_spans_with_their_words(tmp_path):
     assert [s.streams.get("text", {}).get("characters") for s in index.samples] == [5, 4, None]
     with_spans = prepared(tmp_path / "list.jsonl", tmp_path / "kept", KEEP)
     assert "cannot be kept" in with_spans.skipped[0].reason and with_spans.samples == 0
-
-
-def test_words_fall_into_windows_as_they_do_without_shards():
-    windows = pytest.importorskip("datamodules.windows")
-    pieces = (
-        TextPiece("one two three", 0.0, 1.9),
-        TextPiece("untimed words here"),
-        TextPiece("four", 1.9, 2.4),
-        TextPiece("late", 9.0, 9.5),
-    )
-    ours, theirs = in_time(pieces, 0.5, 3.0), windows.in_time(pieces, 0.5, 3.0)
-    assert ours == theirs
-    for start in (0.0, 0.5, 1.0, 2.0):
-        assert said_between(ours, start, start + 0.75) == windows.said_between(
-            theirs, start, start + 0.75
-        )
 
 
 def test_long_texts_are_cut_at_white_space_and_nothing_is_lost():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mmpredict.media import MediaError, read_clip, write_srt
+from mmpredict.media.cutting import Cut
 from mmpredict.schema import TextPiece
 from mmpredict.shards import survey as survey_module
-from mmpredict.shards.expected import cut
 from mmpredict.shards.survey import FileSurvey, survey_file, survey_text
 from mmpredict.shards.survey_folder import survey_folder
 from tests.shards.films import PLAN, RATE, film, sound, tone
@@ -25,14 +25,14 @@ def kinds(found: FileSurvey) -> set[str]:
     return {odd.kind for odd in found.odd}
 
 
-def encoded(path: Path, windows: list[tuple[float, float]]) -> dict[str, int]:
+def encoded(path: Path, windows: Cut) -> dict[str, int]:
     """Tokens of a file's windows, by reading and encoding them."""
     counts = {"audio": 0, "video": 0}
-    for start_s, length_s in windows:
+    for window in windows:
         clip = read_clip(
             path,
-            start_s=start_s,
-            duration_s=length_s,
+            start_s=window.start_s,
+            duration_s=window.duration_s,
             fps=5.0,
             size=(16, 16),
             sample_rate=RATE,
@@ -62,8 +62,8 @@ def test_tokens_are_those_of_the_encoders(made, seconds, tmp_path):
         }[made]
         film(path, seconds, **options)
     found = survey_file(path, PLAN)
-    assert found.tokens == encoded(path, cut(*found.span_s, PLAN.clip_seconds))
-    assert found.documents == len(cut(*found.span_s, PLAN.clip_seconds))
+    assert found.tokens == encoded(path, Cut(*found.span_s, PLAN.clip_seconds))
+    assert found.documents == len(Cut(*found.span_s, PLAN.clip_seconds))
     assert found.lost == () and found.refused is None and found.read_cpu_s > 0
     assert ("frame rate below the recipe's" in kinds(found)) == (made == "slow")
 
@@ -115,9 +115,10 @@ def test_bad_documents_are_those_that_cannot_be_read(tmp_path):
     path.write_bytes(data)
     found = survey_file(path, PLAN, decode=True)
     bad = []
-    for start_s, length_s in cut(*found.span_s, 1.0):
+    for window in Cut(*found.span_s, 1.0):
+        start_s, duration_s = window.start_s, window.duration_s
         try:
-            read_clip(path, start_s=start_s, duration_s=length_s, sample_rate=RATE, channels=1)
+            read_clip(path, start_s=start_s, duration_s=duration_s, sample_rate=RATE, channels=1)
         except MediaError:
             bad.append(start_s)
     assert {1.0, 3.0} <= set(bad) < {0.0, 1.0, 2.0, 3.0}

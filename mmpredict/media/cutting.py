@@ -1,5 +1,5 @@
-"""Long recordings fall into windows. In: seconds, and text on their clock. Out: windows, and what
-is said in each. Nothing here decodes a file, so that folders, shards and tables cut alike.
+"""Long recordings fall into windows. In: seconds. Out: windows, each with what is said in it.
+Nothing here decodes a file, so that folders, shards and surveys cut alike.
 
     pieces = in_time(read_text(path), 0.0, length_s)
     for window in Cut(0.0, length_s, clip_seconds):
@@ -12,14 +12,11 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from datamodules.base import mended
+from mmpredict.media.speech import said_between
 from mmpredict.schema import TextPiece
 
 SHORTEST_WINDOW_S = 0.25  # a remainder at the end of a file that is shorter is left out
-ROUNDING_S = 1e-6  # the last word of a piece may end so much later than the piece
-HASHED_BYTES = 1 << 16  # of the head and of the tail; tells files apart, quick for large ones
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Cut(Sequence[Window]):
 
     Args:
         start_s, end_s: the recording, or a span of it.
-        window_s: length of a window.
+        window_s: length of a window; inf for one window of all.
         first_s: length of a shorter first window, which shifts all others; 0 for none.
         said_until_s: where the last window's text ends; a cue may last longer than its file.
     """
@@ -71,7 +68,7 @@ class Cut(Sequence[Window]):
         """Number of whole windows, and the length of the one after them, if there is one."""
         body_s = self.end_s - self.start_s - self.first_s
         whole = max(0, int(body_s / self.window_s + 1e-6))
-        rest_s = max(0.0, body_s - whole * self.window_s)
+        rest_s = max(0.0, body_s - whole * self.window_s if whole else body_s)
         is_only = not whole and not self.first_s
         return whole, rest_s if rest_s >= SHORTEST_WINDOW_S or is_only else None
 
@@ -87,7 +84,9 @@ class Cut(Sequence[Window]):
         whole, rest_s = self._whole()
         start_s, duration_s = self.start_s, self.first_s
         if number >= shifted:
-            start_s += self.first_s + (number - shifted) * self.window_s
+            start_s += self.first_s
+            if number > shifted:  # windows may be endless, and then there is but one
+                start_s += (number - shifted) * self.window_s
             duration_s = self.window_s if number - shifted < whole else rest_s
         is_last = number == count - 1
         said_until_s = self.said_until_s if is_last else start_s + duration_s
@@ -120,69 +119,3 @@ def drawn_start_s(window_s: float, *key: object) -> float:
     digest = hashlib.sha256("\0".join(map(str, key)).encode("utf-8", "surrogatepass")).digest()
     drawn_s = round(int.from_bytes(digest[:8], "big") / 2**64 * window_s, 3)
     return drawn_s if SHORTEST_WINDOW_S <= drawn_s < window_s else 0.0
-
-
-def in_time(pieces: Iterable[TextPiece], start_s: float, end_s: float) -> tuple[TextPiece, ...]:
-    """The text of a recording from `start_s` to `end_s`, all of it timed.
-
-    Untimed pieces share that span in proportion to their letters. Timed ones that begin at its end
-    or later are left out: they belong to another cut of the film.
-    """
-    pieces = list(pieces)
-    letters = sum(len(piece.text) + 1 for piece in pieces if piece.start_s is None)
-    length_s, passed, timed = end_s - start_s, 0, []
-    for piece in pieces:
-        if piece.start_s is None:
-            first_s = start_s + length_s * passed / letters
-            passed += len(piece.text) + 1
-            timed.append(TextPiece(piece.text, first_s, start_s + length_s * passed / letters))
-        elif piece.start_s < end_s or length_s <= 0:
-            timed.append(piece)
-    return tuple(timed)
-
-
-def said_between(
-    pieces: Iterable[TextPiece], start_s: float, end_s: float
-) -> tuple[TextPiece, ...]:
-    """The words that end in (start_s, end_s], on a clock that starts at start_s.
-
-    Words share their piece's time in proportion to their letters, as the encoder has it. A window
-    that starts at 0 has the words that end at 0, too. All pieces must be timed (see `in_time`).
-    """
-    found = []
-    for piece in pieces:
-        if piece.start_s > end_s or piece.end_s < start_s - ROUNDING_S:
-            continue  # no word of it can be here; long files have many such pieces
-        said = [
-            word
-            for word in _words(piece)
-            if word.end_s <= end_s and (word.end_s > start_s or start_s == 0)
-        ]
-        if said:
-            # The first word may begin before the window: its times stay right only so.
-            text = " ".join(word.text for word in said)
-            found.append(TextPiece(text, said[0].start_s - start_s, said[-1].end_s - start_s))
-    return tuple(found)
-
-
-def _words(piece: TextPiece) -> list[TextPiece]:
-    words = mended(piece.text).split()
-    letters = len(" ".join(words))
-    span = piece.end_s - piece.start_s
-    timed, passed = [], 0
-    for word in words:
-        begin = piece.start_s + span * passed / letters
-        passed += len(word)
-        timed.append(TextPiece(word, begin, piece.start_s + span * passed / letters))
-        passed += 1  # the space
-    return timed
-
-
-def content_hash(path: Path) -> str:
-    """sha256 of a file's size, head and tail."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(HASHED_BYTES)
-        file.seek(max(0, size - HASHED_BYTES))
-        tail = file.read(HASHED_BYTES)
-    return hashlib.sha256(b"%d:" % size + head + tail).hexdigest()

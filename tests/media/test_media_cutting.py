@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import shutil
 
 import pytest
 
-from datamodules.windows import (
-    SHORTEST_WINDOW_S,
-    Cut,
-    content_hash,
-    drawn_start_s,
-    in_time,
-    said_between,
-)
+from mmpredict.media.cutting import SHORTEST_WINDOW_S, Cut, drawn_start_s
+from mmpredict.media.speech import said_between
 from mmpredict.schema import TextPiece
-from tests.datamodules.small import write_sounds
 
 LENGTHS = (0.0, 0.1, 0.3, 1.0, 1.2, 1.3, 2.0, 7.9, 8.1, 3600.0)
 FIRSTS = (0.0, 0.25, 0.4, 0.999)
@@ -84,26 +75,11 @@ def test_starts_are_drawn_evenly_and_by_their_key_alone():
         assert share == pytest.approx(0.25, abs=0.03)
 
 
-def test_words_share_their_cue_by_their_letters():
-    piece = TextPiece("aaa bb cccc", 1.0, 3.2)
-    assert said_between([piece], 0.0, 9.0) == (piece,)
-    cut = [said_between([piece], s, s + 1) for s in range(4)]
-    assert [[p.text for p in pieces] for pieces in cut] == [[], ["aaa"], ["bb"], ["cccc"]]
-    assert cut[1][0].end_s == pytest.approx(0.6)  # 3 of 11 letters of 2.2 s
-    assert cut[2][0].end_s == pytest.approx(0.2)
-    assert cut[3][0].end_s == pytest.approx(0.2)
-
-
-def test_untimed_text_is_spread_over_its_span():
-    pieces = in_time([TextPiece("a b"), TextPiece("c d")], 2.0, 6.0)
-    said = [said_between(pieces, s, s + 1) for s in range(2, 6)]
-    assert [[p.text for p in part] for part in said] == [["a"], ["b"], ["c"], ["d"]]
-    assert [p.text for p in said_between(pieces, 2.0, 6.0)] == ["a b", "c d"]
-
-
-def test_what_begins_behind_the_end_is_another_cut_of_the_film():
-    pieces = [TextPiece("in", 1.0, 9.0), TextPiece("out", 2.0, 3.0)]
-    assert in_time(pieces, 0.0, 2.0) == (pieces[0],)
+def test_a_window_without_a_length_is_all():
+    for start_s, end_s in ((0.0, 7.3), (2.0, 2.1), (0.0, 0.0)):
+        (window,) = Cut(start_s, end_s, math.inf)
+        assert (window.start_s, window.is_last) == (start_s, True)
+        assert window.end_s == pytest.approx(end_s)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -134,16 +110,3 @@ def words_of(pieces: tuple[TextPiece, ...], start_s: float) -> list[tuple[str, f
             found.append((word, round(start_s + end_s, 6)))
             passed += 1
     return found
-
-
-def test_the_hash_is_of_the_content(tmp_path):
-    one, two = write_sounds(tmp_path, 2)
-    assert content_hash(one) != content_hash(two)
-    shutil.copy(one, tmp_path / "x.bin")
-    os.utime(tmp_path / "x.bin", (0, 0))
-    assert content_hash(tmp_path / "x.bin") == content_hash(one)
-    long = tmp_path / "long.bin"
-    long.write_bytes(b"a" * 300_000)
-    before = content_hash(long)
-    long.write_bytes(b"a" * 300_001)
-    assert content_hash(long) != before
