@@ -30,13 +30,20 @@ from mmpredict.schema import Batch, Modality  # noqa: E402
 from mmpredict.sequence import BestFit, pack, unpack  # noqa: E402
 
 _PADDED_DOCUMENTS = 32
+_PIECE = 4  # rows
 _LOSS_TOLERANCE = 1e-4
 
 
 def pad_to_longest(documents: list[Batch], size: int) -> list[Batch]:
-    """One document to a row, as many rows as a batch has documents, as long as the longest."""
-    groups = [documents[i : i + size] for i in range(0, len(documents), size)]
-    return [pack([[d] for d in group], max(d.modality.shape[1] for d in group)) for group in groups]
+    """One document to a row, every row as long as the longest of its `size` documents; given in
+    pieces of a few rows, because a batch of 32 long rows does not fit into memory."""
+    batches = []
+    for first in range(0, len(documents), size):
+        group = documents[first : first + size]
+        longest = max(d.modality.shape[1] for d in group)
+        rows = [[d] for d in group]
+        batches += [pack(rows[i : i + _PIECE], longest) for i in range(0, len(rows), _PIECE)]
+    return batches
 
 
 def train_on(model: Predictor, batches: list[Batch]) -> Callable[[], None]:
@@ -109,7 +116,7 @@ def main() -> None:
     lengths = [d.modality.shape[1] for d in some]
     by_packer = packers(lengths, loading.context_length)
 
-    subset = some[:timed]
+    subset = some[:: max(1, len(some) // timed)][:timed]
     order = torch.randperm(len(subset), generator=torch.Generator().manual_seed(0)).tolist()
     padded = pad_to_longest([subset[i] for i in order], min(_PADDED_DOCUMENTS, timed))
     packer: BestFit[int] = BestFit(loading.context_length, loading.open_rows)
