@@ -23,7 +23,7 @@ from harness import parse_arguments, print_table, time_interleaved, write_result
 from mixed import mixture, quickstart_model  # noqa: E402
 
 from datamodules import Loading, PackedLoader  # noqa: E402
-from datamodules.skips import SkipLog  # noqa: E402
+from datamodules.feed.skips import SkipLog  # noqa: E402
 from mmpredict.model import Predictor  # noqa: E402
 from mmpredict.objectives import LossWeights, next_loss  # noqa: E402
 from mmpredict.schema import Batch, Modality  # noqa: E402

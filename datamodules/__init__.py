@@ -3,11 +3,11 @@
 from datamodules.atari import Atari
 from datamodules.audiovisual import AudioVisual
 from datamodules.base import ClipDataModule
-from datamodules.documents import ClipDocuments, Documents, Skipped
 from datamodules.doom import Doom
+from datamodules.feed.documents import ClipDocuments, Documents, Skipped
+from datamodules.feed.loader import PackedLoader
+from datamodules.feed.loading import Loading
 from datamodules.lerobot import LeRobot
-from datamodules.loader import PackedLoader
-from datamodules.loading import Loading
 from datamodules.mixture import Mixture
 from datamodules.parquet import Parquet
 from datamodules.shards import Shards

@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.episodes import Episodes, Plan, Play, Stretch, words
-from datamodules.loading import Loading
+from datamodules.feed.loading import Loading
+from datamodules.games.episodes import Episodes, Plan, Play, Stretch, words
 from mmpredict.schema import UserError
 from mmpredict.tokens import MelChunks, Patches, TextTokens, Vectors
 

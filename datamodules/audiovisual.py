@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datamodules.base import ClipDataModule, Loading, Split
-from datamodules.documents import Documents
-from datamodules.finding import Found, Wanted, find
-from datamodules.recordings import Source, TextFile, hold_out_last
-from datamodules.split import split_by_kind
-from datamodules.window_documents import WindowDocuments
+from datamodules.feed.documents import Documents
+from datamodules.feed.split import split_by_kind
+from datamodules.files.finding import Found, Wanted, find
+from datamodules.files.recordings import Source, TextFile, hold_out_last
+from datamodules.files.window_documents import WindowDocuments
 from mmpredict.media import Limits, MediaError
 from mmpredict.media.cutting import SHORTEST_WINDOW_S
 from mmpredict.tokens import MelChunks, Patches, TextTokens

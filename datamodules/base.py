@@ -1,7 +1,7 @@
 """What all datamodules share: their encoders, their loaders, and what a checkpoint keeps of them.
 
 A datamodule says which documents a split has (`documents`); reading, order, packing and sharing
-them out are the loader's (`datamodules.loader`).
+them out are the loader's (`datamodules.feed.loader`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 
-from datamodules import fingerprint
-from datamodules.documents import Documents, Skipped
-from datamodules.each import EachDocument
-from datamodules.loader import PackedLoader
-from datamodules.loading import Loading
-from datamodules.skips import SkipLog
+from datamodules.feed import fingerprint
+from datamodules.feed.documents import Documents, Skipped
+from datamodules.feed.each import EachDocument
+from datamodules.feed.loader import PackedLoader
+from datamodules.feed.loading import Loading
+from datamodules.feed.skips import SkipLog
 from mmpredict.schema import Batch, Clip, Layout, Statistics, UserError
 from mmpredict.sequence import interleave
 from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens, Vectors

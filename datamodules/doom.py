@@ -21,11 +21,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from datamodules.doom_engine import DoomEngine, scenario_folder
-from datamodules.doom_server import BUTTONS, VARIABLES
-from datamodules.doom_truth import read_events, read_truth
-from datamodules.episodes import Episodes, Plan, Play, Stretch, words
-from datamodules.loading import Loading
+from datamodules.feed.loading import Loading
+from datamodules.games.doom_engine import DoomEngine, scenario_folder
+from datamodules.games.doom_server import BUTTONS, VARIABLES
+from datamodules.games.doom_truth import read_events, read_truth
+from datamodules.games.episodes import Episodes, Plan, Play, Stretch, words
 from mmpredict.schema import UserError
 from mmpredict.tokens import MelChunks, Patches, TextTokens, Vectors
 

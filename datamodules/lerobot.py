@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ClipDataModule, Split
-from datamodules.documents import ClipDocuments, Documents, Skipped
-from datamodules.headers import content_hash
-from datamodules.lerobot_folder import Episode, LeRobotFolder, Rows, within_films
-from datamodules.loading import Loading
-from datamodules.split import split_by_hash
+from datamodules.feed.documents import ClipDocuments, Documents, Skipped
+from datamodules.feed.loading import Loading
+from datamodules.feed.split import split_by_hash
+from datamodules.files.headers import content_hash
+from datamodules.files.lerobot_folder import Episode, LeRobotFolder, Rows, within_films
 from mmpredict.media import Limits, MediaError, read_windows
 from mmpredict.media.cutting import SHORTEST_WINDOW_S
 from mmpredict.schema import Batch, Clip, Series, TextPiece

@@ -12,8 +12,8 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from datamodules.base import ClipDataModule, Loading, Split
-from datamodules.documents import Documents, Skipped
-from datamodules.draws import Drawn, Joined
+from datamodules.feed.documents import Documents, Skipped
+from datamodules.feed.draws import Drawn, Joined
 from mmpredict.schema import Layout
 from mmpredict.tokens import Codecs, Vectors
 

@@ -18,11 +18,11 @@ from types import ModuleType
 from typing import Any
 
 from datamodules.base import Loading, Split
-from datamodules.documents import Documents, Skipped
-from datamodules.headers import content_hash, look_at, skipped
-from datamodules.parquet_columns import Asked, Columns, find_columns
-from datamodules.stored import Look, Stored, StoredModule, Windows
-from datamodules.window_documents import WindowDocuments
+from datamodules.feed.documents import Documents, Skipped
+from datamodules.files.headers import content_hash, look_at, skipped
+from datamodules.files.parquet_columns import Asked, Columns, find_columns
+from datamodules.files.stored import Look, Stored, StoredModule, Windows
+from datamodules.files.window_documents import WindowDocuments
 from mmpredict.media import Limits, MediaBytes, MediaError, MediaInfo, probe
 from mmpredict.schema import TextPiece, UserError
 from mmpredict.shards import list_addresses

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.base import Loading, Split
-from datamodules.documents import Documents, Skipped
-from datamodules.draws import Joined
-from datamodules.samples import STREAMS, Kinds, SampleDocuments
-from datamodules.stored import SPLITS, UNUSED, Look, Stored, StoredModule, Windows, split_of
+from datamodules.feed.documents import Documents, Skipped
+from datamodules.feed.draws import Joined
+from datamodules.files.samples import STREAMS, Kinds, SampleDocuments
+from datamodules.files.stored import SPLITS, UNUSED, Look, Stored, StoredModule, Windows, split_of
 from mmpredict.media import IMAGE_SUFFIXES, Limits, MediaBytes, MediaError, MediaInfo
 from mmpredict.schema import TextPiece, UserError
 from mmpredict.shards import Remote, Store

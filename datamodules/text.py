@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from datamodules.base import ClipDataModule, Loading, Split
-from datamodules.documents import Documents, Skipped
-from datamodules.split import split_by_hash
+from datamodules.feed.documents import Documents, Skipped
+from datamodules.feed.split import split_by_hash
 from mmpredict.media import MediaError, read_text
 from mmpredict.media.speech import mended
 from mmpredict.schema import Batch, Clip, Modality, TextPiece, Tokens

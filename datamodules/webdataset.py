@@ -17,9 +17,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from datamodules.base import Loading, Split
-from datamodules.documents import Skipped
-from datamodules.headers import content_hash, look_at, skipped
-from datamodules.stored import Look, StoredModule, Windows
+from datamodules.feed.documents import Skipped
+from datamodules.files.headers import content_hash, look_at, skipped
+from datamodules.files.stored import Look, StoredModule, Windows
 from mmpredict.media import (
     AUDIO_SUFFIXES,
     IMAGE_SUFFIXES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from datamodules.base import ClipDataModule, Loading, Split
-from datamodules.documents import ClipDocuments, Documents
+from datamodules.feed.documents import ClipDocuments, Documents
 from mmpredict.schema import Clip
 from mmpredict.tokens import MelChunks, Patches, TextTokens
 from mmpredict.world import FAMILIES, Condition, Scene, draw_scene

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmpredict.recipe_files import Setting
-    from mmpredict.shards.expected import Plan
+    from mmpredict.survey.expected import Plan
 
 TRAINER_KEYS = {"state_dict", "loops", "callbacks", "hyper_parameters", "mmpredict"}
 DIGEST_BYTES = 8  # of each source, that a checkpoint keeps
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError: a mistake of the user, in words.
     """
-    from mmpredict.shards.page_rows import printed
+    from mmpredict.survey.page_rows import printed
 
     path, kind = Path(args.path), kind_of(args.path)
     for option, (kinds, what) in USES.items():
@@ -137,8 +137,8 @@ def is_manifest(path: Path) -> bool:
 
 
 def _media(path: Path, args: argparse.Namespace) -> Found:
-    from mmpredict.shards.page_file import file_page
-    from mmpredict.shards.survey import survey_file
+    from mmpredict.survey.page_file import file_page
+    from mmpredict.survey.source import survey_file
 
     plan = plan_of(args.config)
     survey = survey_file(path, plan, decode=args.decode)
@@ -146,8 +146,8 @@ def _media(path: Path, args: argparse.Namespace) -> Found:
 
 
 def _text(path: Path, args: argparse.Namespace) -> Found:
-    from mmpredict.shards.page_file import text_page
-    from mmpredict.shards.survey import survey_text
+    from mmpredict.survey.page_file import text_page
+    from mmpredict.survey.source import survey_text
 
     plan = plan_of(args.config)
     facts = survey_text(path, plan.codecs.text)
@@ -155,8 +155,8 @@ def _text(path: Path, args: argparse.Namespace) -> Found:
 
 
 def _folder(path: Path, args: argparse.Namespace) -> Found:
-    from mmpredict.shards.page_folder import folder_page
-    from mmpredict.shards.survey_folder import survey_folder
+    from mmpredict.survey.folder import survey_folder
+    from mmpredict.survey.page_folder import folder_page
 
     plan = plan_of(args.config)
     progress = _Progress()
@@ -205,9 +205,9 @@ class _Progress:
 
 
 def _shards(path: Path, args: argparse.Namespace) -> Found:
-    from mmpredict.shards import page_shards
-    from mmpredict.shards.survey_shards import TarSurvey, survey_shards
     from mmpredict.shards.verify import verify
+    from mmpredict.survey import page_shards
+    from mmpredict.survey.stored import TarSurvey, survey_shards
 
     survey = survey_shards(args.path)  # as it was given: a URL is no path
     if isinstance(survey, TarSurvey):
@@ -232,7 +232,7 @@ def plan_of(recipe: str | None) -> Plan:
     """The encoders and sizes of a recipe, without building its data; the defaults without one."""
     from mmpredict import recipe_files
     from mmpredict.media import Limits
-    from mmpredict.shards.expected import Plan
+    from mmpredict.survey.expected import Plan
     from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
 
     if recipe is None:
@@ -368,7 +368,7 @@ def _data_state(state: dict[str, Any]) -> dict[str, Any]:
 
 def checkpoint_page(path: Path, figures: dict[str, Any]) -> list[str]:
     """A checkpoint in words."""
-    from mmpredict.shards.page_rows import row, size
+    from mmpredict.survey.page_rows import row, size
 
     ours = figures["format"] is not None
     maker = f"written by mmpredict (format {figures['format']})" if ours else "not of mmpredict"

@@ -31,12 +31,13 @@ HOUSE = {
     "objectives": LEAF,
     "world": LEAF,
     "shards": LEAF | {"media", "tokens"},
+    "survey": LEAF | {"media", "tokens", "shards"},
     "generate": LEAF | {"media", "tokens", "sequence", "model"},
     "probes": LEAF | {"world", "sequence", "tokens", "model", "objectives", "generate"},
     # tokens: a checkpoint carries its codecs
     "training": LEAF | {"tokens", "sequence", "model", "objectives", "generate", "probes"},
     "datamodules": LEAF | {"media", "tokens", "sequence", "world", "shards"},
-    "cli": LEAF | {"media", "tokens", "shards", "generate", "probes", "training"},
+    "cli": LEAF | {"media", "tokens", "shards", "survey", "generate", "probes", "training"},
     "mmpredict": set(),
 }
 ARRAYS = {"torch", "numpy"}

@@ -14,8 +14,8 @@ from mmpredict import cli
 from mmpredict.inspect_verb import plan_of
 from mmpredict.training.checkpoint import describe
 from tests.generate.small import make_codecs, make_model
-from tests.shards.films import film, sound
 from tests.shards.stored import of_file, write_store
+from tests.survey.films import film, sound
 
 RECIPE = """
 seed_everything: 0

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from datamodules import Documents, Loading, PackedLoader, Skipped
-from datamodules.plan import keys_of
-from datamodules.skips import SkipLog
+from datamodules.feed.plan import keys_of
+from datamodules.feed.skips import SkipLog
 from mmpredict.media import write_clip, write_wav
 from mmpredict.schema import Batch, Clip, Layout, Modality, StreamSpec, Tokens
 from mmpredict.sequence import interleave, unpack

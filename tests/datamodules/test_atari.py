@@ -12,7 +12,7 @@ import torch
 
 from datamodules import Atari
 from datamodules.atari import BUTTONS, STEP_SAMPLES, _actions_of
-from datamodules.episodes import ACTION
+from datamodules.games.episodes import ACTION
 from mmpredict.schema import Clip, UserError
 from mmpredict.tokens import MelChunks, Patches, TextTokens, Vectors
 from tests.datamodules.small import loading

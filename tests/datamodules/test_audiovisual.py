@@ -155,7 +155,7 @@ def test_the_length_of_a_file_is_looked_up_once(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", 2.0)
     (tmp_path / "a.txt").write_text("one two three four")
     data = folder_data(tmp_path)
-    monkeypatch.setattr("datamodules.headers.probe", None)
+    monkeypatch.setattr("datamodules.files.headers.probe", None)
     assert all(isinstance(row, Batch) for row in all_documents(data.documents("train")))
 
 

@@ -162,7 +162,7 @@ def test_each_file_is_looked_at_once(tmp_path, monkeypatch):
         looked.append(path)
         return probe(path, limits)
 
-    monkeypatch.setattr("datamodules.headers.probe", looked_at)
+    monkeypatch.setattr("datamodules.files.headers.probe", looked_at)
     rows = [{"path": f"{n}.mp4", "start": k, "end": k + 1} for k in range(4) for n in "abcd"]
     manifest_data(write_rows(tmp_path, *rows))
     assert sorted(path.name for path in looked) == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]

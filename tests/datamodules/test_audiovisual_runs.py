@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules import AudioVisual, Skipped
-from datamodules.window_documents import read_windows
+from datamodules.files.window_documents import read_windows
 from mmpredict.media import read_clip
 from mmpredict.schema import Batch
 from mmpredict.sequence import separate
@@ -91,7 +91,7 @@ def test_neighbours_are_read_by_one_pass_and_far_ones_sought(tmp_path, monkeypat
         passes.append((start_s, window_s, count))
         return read_windows(source, start_s, window_s, count, **how)
 
-    monkeypatch.setattr("datamodules.window_documents.read_windows", counted)
+    monkeypatch.setattr("datamodules.files.window_documents.read_windows", counted)
     [run] = documents.runs()
     documents.read(0, run)
     documents.read(0, [1, 4, 20, 22])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from datamodules import AudioVisual
-from datamodules.headers import content_hash
-from datamodules.split import FEW, split_by_hash, split_by_kind
+from datamodules.feed.split import FEW, split_by_hash, split_by_kind
+from datamodules.files.headers import content_hash
 from mmpredict.schema import Batch
 from tests.datamodules.small import (
     STREAMS,

@@ -171,7 +171,7 @@ def test_a_lie_costs_one_look_and_is_told_the_same_way_by_all(tmp_path, monkeypa
     together = documents.read(0, liars)
     one_by_one = [data.documents(_split(data)).document(0, n) for n in liars[::-7]]
     assert all(map(same, one_by_one, together[::-7]))
-    monkeypatch.setattr("datamodules.window_documents.read_windows", None)
+    monkeypatch.setattr("datamodules.files.window_documents.read_windows", None)
     assert [documents.document(0, n) for n in liars[5:]] == together[5:]
 
 
@@ -232,7 +232,7 @@ def test_a_long_look_at_the_files_says_how_far_it_is(tmp_path, monkeypatch, caps
     write_sounds(tmp_path, 4, 0.3)
     folder_data(tmp_path, "audio")
     assert capsys.readouterr().err == "", "quiet where it is quick"
-    monkeypatch.setattr("datamodules.headers.QUIET_S", -1.0)
+    monkeypatch.setattr("datamodules.files.headers.QUIET_S", -1.0)
     folder_data(tmp_path, "audio")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"looking at the files: {n} of 4" for n in range(1, 5)]

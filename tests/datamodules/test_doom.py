@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from datamodules import Doom
-from datamodules.doom_engine import DoomEngine, scenario_folder
-from datamodules.doom_server import BUTTONS
-from datamodules.episodes import ACTION
+from datamodules.games.doom_engine import DoomEngine, scenario_folder
+from datamodules.games.doom_server import BUTTONS
+from datamodules.games.episodes import ACTION
 from mmpredict.schema import Clip, UserError
 from mmpredict.tokens import MelChunks, Patches, TextTokens, Vectors
 from tests.datamodules.small import loading

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from datamodules import Skipped
-from datamodules.episodes import ACTION, PATIENCE_S, Episodes, Plan, Play, Stretch, spoken, words
+from datamodules.games.episodes import (
+    ACTION,
+    PATIENCE_S,
+    Episodes,
+    Plan,
+    Play,
+    Stretch,
+    spoken,
+    words,
+)
 from mmpredict.schema import Clip
 from mmpredict.tokens import MelChunks, Patches, TextTokens, Vectors
 from tests.datamodules.small import loading

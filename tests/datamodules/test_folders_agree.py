@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.finding import Wanted, find
-from datamodules.recordings import Recording, TextFile
+from datamodules.files.finding import Wanted, find
+from datamodules.files.recordings import Recording, TextFile
 from mmpredict.media import Limits
 from mmpredict.shards.index import read_index
 from mmpredict.shards.sources import find_sources
-from mmpredict.shards.survey_folder import survey_folder
+from mmpredict.survey.folder import survey_folder
 from tests.datamodules.small import write_image, write_sound, write_video
-from tests.shards.films import PLAN
 from tests.shards.prepared import RAW, prepared
+from tests.survey.films import PLAN
 
 SRT = "1\n00:00:00,000 --> 00:00:00,400\nhello you\n\n2\n00:00:00,500 --> 00:00:00,900\nthere\n"
 EVERYTHING = Wanted(

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules import LeRobot
-from datamodules.documents import Skipped
-from datamodules.lerobot_folder import LeRobotFolder
-from datamodules.loading import Loading
+from datamodules.feed.documents import Skipped
+from datamodules.feed.loading import Loading
+from datamodules.files.lerobot_folder import LeRobotFolder
 from mmpredict.schema import Clip, UserError
 from mmpredict.sequence import separate
 from mmpredict.tokens import Patches, TextTokens

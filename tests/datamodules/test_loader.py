@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datamodules import Loading, Skipped, World
-from datamodules.reading import DocumentError
+from datamodules.feed.reading import DocumentError
 from mmpredict.schema import Batch, UserError
 from tests.datamodules.small import (
     Numbered,

@@ -8,7 +8,7 @@ import pytest
 from pytorch_lightning import LightningDataModule
 
 from datamodules import AudioVisual, ClipDataModule, Mixture, Skipped, Text, World
-from datamodules.plan import EpochPlan
+from datamodules.feed.plan import EpochPlan
 from mmpredict.schema import UserError
 from mmpredict.sequence import unpack
 from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datamodules import PackedLoader
-from datamodules.order import order_of, systematic
+from datamodules.feed.order import order_of, systematic
 from mmpredict.schema import Batch
 from mmpredict.sequence import unpack
 from tests.datamodules.small import TEXT, Numbered, loader, numbers, same
@@ -56,7 +56,6 @@ class Run:
         positions = [json.dumps(one.position()) for one in self.loaders]
         assert len(set(positions)) == 1
         return json.loads(positions[0])
-
 
     def close(self) -> None:
         for one in self.loaders:

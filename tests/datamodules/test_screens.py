@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.screens import Fit, action_steps, count_within, frame_steps
+from datamodules.games.screens import Fit, action_steps, count_within, frame_steps
 
 TALL, FOUR_TO_THREE = (210, 160), 1.75  # a television's picture
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from datamodules import Loading, Skipped
-from datamodules.reading import substitutes
-from datamodules.skips import SkipLog
+from datamodules.feed.reading import substitutes
+from datamodules.feed.skips import SkipLog
 from mmpredict.schema import Layout, StreamSpec, UserError
 from tests.datamodules.small import Numbered, loader, numbers, same, waiting
 

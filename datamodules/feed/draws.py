@@ -12,8 +12,8 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
-from datamodules.documents import Documents, Skipped
-from datamodules.order import generator_of
+from datamodules.feed.documents import Documents, Skipped
+from datamodules.feed.order import generator_of
 from mmpredict.schema import Batch, Clip
 
 

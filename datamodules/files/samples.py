@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.documents import ClipDocuments, Encoder, Skipped
-from datamodules.headers import skipped
+from datamodules.feed.documents import ClipDocuments, Encoder, Skipped
+from datamodules.files.headers import skipped
 from mmpredict.media import MediaError
 from mmpredict.media.speech import mended
 from mmpredict.schema import Clip, UserError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmpredict.shards.page_rows import SHOWN, counted, many, names, row, size, span
 from mmpredict.shards.settings import Settings
-from mmpredict.shards.survey_shards import BY_HASH, ShardsSurvey, TarSurvey
 from mmpredict.shards.verify import Damage
+from mmpredict.survey.page_rows import SHOWN, counted, many, names, row, size, span
+from mmpredict.survey.stored import BY_HASH, ShardsSurvey, TarSurvey
 
 # Settings that a recipe decides; those of the command have no effect then.
 OF_A_RECIPE = ("size", "patch", "fps", "sample_rate", "channels", "clip_seconds", "text")

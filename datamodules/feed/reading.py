@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from datamodules.documents import Documents, Skipped
+from datamodules.feed.documents import Documents, Skipped
 from mmpredict.schema import Batch, UserError
 
 TRIES = 8  # substitutes that are looked at

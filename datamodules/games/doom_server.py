@@ -1,4 +1,4 @@
-"""The Doom engine in a process of its own. Run as a script by `datamodules.doom_engine`:
+"""The Doom engine in a process of its own. Run as a script by `datamodules.games.doom_engine`:
 
     python -P doom_server.py CONNECTION LIFELINE        (two open file descriptors)
 

@@ -17,10 +17,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from datamodules.documents import ClipDocuments, Skipped
-from datamodules.finding import Wanted
-from datamodules.headers import skipped
-from datamodules.recordings import Recording, Source, TextFile
+from datamodules.feed.documents import ClipDocuments, Skipped
+from datamodules.files.finding import Wanted
+from datamodules.files.headers import skipped
+from datamodules.files.recordings import Recording, Source, TextFile
 from mmpredict.media import BehindTheEndError, MediaError, read_windows
 from mmpredict.media.cutting import Cut, Window, drawn_start_s
 from mmpredict.schema import Batch, Clip, TextPiece

@@ -10,16 +10,16 @@ import torch
 
 from mmpredict.media import MediaError
 from mmpredict.schema import Clip, Series, TextPiece
-from mmpredict.shards.page_file import file_page
-from mmpredict.shards.page_folder import folder_page
-from mmpredict.shards.page_rows import many, printed, row, size, span
-from mmpredict.shards.page_shards import shards_page, tar_page, verify_page
-from mmpredict.shards.survey import survey_file
-from mmpredict.shards.survey_folder import survey_folder
-from mmpredict.shards.survey_shards import ShardsSurvey, TarSurvey, survey_shards
 from mmpredict.shards.verify import verify
-from tests.shards.films import PLAN, film, sound
+from mmpredict.survey.folder import survey_folder
+from mmpredict.survey.page_file import file_page
+from mmpredict.survey.page_folder import folder_page
+from mmpredict.survey.page_rows import many, printed, row, size, span
+from mmpredict.survey.page_shards import shards_page, tar_page, verify_page
+from mmpredict.survey.source import survey_file
+from mmpredict.survey.stored import ShardsSurvey, TarSurvey, survey_shards
 from tests.shards.stored import of_clip, of_file, write_store
+from tests.survey.films import PLAN, film, sound
 
 
 def both(count: int) -> Clip:

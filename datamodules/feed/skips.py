@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import PurePath
 
-from datamodules.documents import Skipped
-from datamodules.loading import Loading
+from datamodules.feed.documents import Skipped
+from datamodules.feed.loading import Loading
 from mmpredict.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, TEXT_SUFFIXES, VIDEO_SUFFIXES
 from mmpredict.schema import UserError
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.documents import Skipped
+from datamodules.feed.documents import Skipped
 from mmpredict.media import Limits, MediaError, probe
 
 CONVERT = "python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=OWNER/NAME"

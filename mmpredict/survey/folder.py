@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpredict.shards.expected import Plan
 from mmpredict.shards.sources import Found, find_sources
-from mmpredict.shards.survey import (
+from mmpredict.survey.expected import Plan
+from mmpredict.survey.source import (
     FileSurvey,
     Measured,
     TextFacts,

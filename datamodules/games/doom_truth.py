@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.doom_server import VARIABLES
-from datamodules.episodes import words
-from datamodules.screens import Fit
+from datamodules.games.doom_server import VARIABLES
+from datamodules.games.episodes import words
+from datamodules.games.screens import Fit
 
 SELF = "Self"  # the player's own category
 MONSTER = "Monster"

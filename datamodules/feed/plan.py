@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from datamodules.documents import Documents
-from datamodules.reading import Task
+from datamodules.feed.documents import Documents
+from datamodules.feed.reading import Task
 from mmpredict.sequence import BestFit
 
 Spot = tuple[int, int]  # epoch, place in its order

@@ -6,11 +6,11 @@ import math
 import os
 from collections.abc import Sequence
 
-from mmpredict.shards.expected import Plan
-from mmpredict.shards.page_file import gives
-from mmpredict.shards.page_rows import LABEL, counted, listed, many, names, row, size, span
-from mmpredict.shards.survey import TextFacts
-from mmpredict.shards.survey_folder import FolderSurvey
+from mmpredict.survey.expected import Plan
+from mmpredict.survey.folder import FolderSurvey
+from mmpredict.survey.page_file import gives
+from mmpredict.survey.page_rows import LABEL, counted, listed, many, names, row, size, span
+from mmpredict.survey.source import TextFacts
 
 EXAMPLES = 3  # files named for each thing that is odd
 REMEDIES = {

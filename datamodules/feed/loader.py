@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.documents import Documents
-from datamodules.loading import Loading
-from datamodules.meter import PackingMeter
-from datamodules.plan import (
+from datamodules.feed.documents import Documents
+from datamodules.feed.loading import Loading
+from datamodules.feed.meter import PackingMeter
+from datamodules.feed.plan import (
     TOGETHER,
     EpochPlan,
     Key,
@@ -35,8 +35,8 @@ from datamodules.plan import (
     global_batches,
     keys_of,
 )
-from datamodules.reading import Read, Reader, Task, busy_with, step_back
-from datamodules.skips import SkipLog
+from datamodules.feed.reading import Read, Reader, Task, busy_with, step_back
+from datamodules.feed.skips import SkipLog
 from mmpredict.schema import Batch, Layout, UserError
 from mmpredict.sequence import BestFit, first_blocks, pack, split_blocks
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.base import ClipDataModule, Split
-from datamodules.documents import ClipDocuments, Documents, Skipped
-from datamodules.loading import Loading
-from datamodules.screens import Fit, action_steps, count_within, frame_steps
+from datamodules.feed.documents import ClipDocuments, Documents, Skipped
+from datamodules.feed.loading import Loading
+from datamodules.games.screens import Fit, action_steps, count_within, frame_steps
 from mmpredict.media.audio import resample
 from mmpredict.schema import Clip, Series, TextPiece
 from mmpredict.tokens import MelChunks, Patches, TextTokens, Vectors

@@ -13,10 +13,10 @@ import pytest
 from mmpredict.media import MediaError, read_clip, write_srt
 from mmpredict.media.cutting import Cut
 from mmpredict.schema import TextPiece
-from mmpredict.shards import survey as survey_module
-from mmpredict.shards.survey import FileSurvey, survey_file, survey_text
-from mmpredict.shards.survey_folder import survey_folder
-from tests.shards.films import PLAN, RATE, film, sound, tone
+from mmpredict.survey import source as survey_module
+from mmpredict.survey.folder import survey_folder
+from mmpredict.survey.source import FileSurvey, survey_file, survey_text
+from tests.survey.films import PLAN, RATE, film, sound, tone
 
 CAPTIONS = (TextPiece("one two three", 0.2, 1.4), TextPiece("four", 1.6, 1.9))
 

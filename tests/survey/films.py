@@ -8,7 +8,7 @@ import torch
 
 from mmpredict.media import write_clip, write_wav
 from mmpredict.schema import Clip, TextPiece
-from mmpredict.shards.expected import Plan
+from mmpredict.survey.expected import Plan
 from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
 
 RATE = 8000

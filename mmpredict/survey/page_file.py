@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mmpredict.media.examine import HEAD_S, LISTEN_S, TAIL_S
 from mmpredict.media.facts import AudioFacts, FileFacts, VideoFacts
-from mmpredict.shards.expected import Plan
-from mmpredict.shards.oddities import LONG_GOP
-from mmpredict.shards.page_rows import SHOWN, listed, many, row, size
-from mmpredict.shards.survey import FileSurvey, TextFacts
+from mmpredict.survey.expected import Plan
+from mmpredict.survey.oddities import LONG_GOP
+from mmpredict.survey.page_rows import SHOWN, listed, many, row, size
+from mmpredict.survey.source import FileSurvey, TextFacts
 
 
 def file_page(survey: FileSurvey, plan: Plan, *, show_all: bool = False) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from datamodules.documents import Skipped
+from datamodules.feed.documents import Skipped
 from mmpredict.media import Limits, MediaError, MediaInfo, probe
 
 THREADS = 8  # a disk across the network answers many at a time; decoding needs no more

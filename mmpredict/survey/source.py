@@ -16,9 +16,9 @@ from mmpredict.media import MediaError, MediaInfo, probe, read_text, texts_besid
 from mmpredict.media.examine import examine
 from mmpredict.media.facts import FileFacts
 from mmpredict.schema import TextPiece
-from mmpredict.shards.expected import Expected, Lost, Plan, text_tokens
-from mmpredict.shards.oddities import Odd, odd_things
 from mmpredict.shards.sources import Found
+from mmpredict.survey.expected import Expected, Lost, Plan, text_tokens
+from mmpredict.survey.oddities import Odd, odd_things
 from mmpredict.tokens import TextTokens
 
 SPAN_SLACK_S = 0.5  # a span may pass the header's length by so much, or by 2 %: headers round

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datamodules.documents import Skipped
-from datamodules.headers import Header, content_hash, look_at, read_headers, skipped
-from datamodules.recordings import Recording, Source, TextFile, passages
+from datamodules.feed.documents import Skipped
+from datamodules.files.headers import Header, content_hash, look_at, read_headers, skipped
+from datamodules.files.recordings import Recording, Source, TextFile, passages
 from mmpredict.media import (
     IMAGE_SUFFIXES,
     Limits,

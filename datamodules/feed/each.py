@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from datamodules.documents import Documents, Skipped
-from datamodules.skips import SkipLog
+from datamodules.feed.documents import Documents, Skipped
+from datamodules.feed.skips import SkipLog
 from mmpredict.schema import Batch
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 from datamodules.base import ClipDataModule, Loading, Split
-from datamodules.documents import Documents, Skipped
-from datamodules.finding import Wanted
-from datamodules.recordings import Recording, Source, hold_out_last
-from datamodules.split import split_by_kind
-from datamodules.window_documents import WindowDocuments
+from datamodules.feed.documents import Documents, Skipped
+from datamodules.feed.split import split_by_kind
+from datamodules.files.finding import Wanted
+from datamodules.files.recordings import Recording, Source, hold_out_last
+from datamodules.files.window_documents import WindowDocuments
 from mmpredict.media import Limits, MediaBytes, MediaError, MediaInfo
 from mmpredict.media.cutting import SHORTEST_WINDOW_S, Cut
 from mmpredict.media.speech import mended

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from datamodules.order import generator_of, order_of, places_of, run_numbers
+from datamodules.feed.order import generator_of, order_of, places_of, run_numbers
 from mmpredict.schema import Batch, Clip
 
 
@@ -76,7 +76,7 @@ class Documents(ABC):
 
     def order(self, seed: int | None, epoch: int, spread: int) -> Tensor:
         """(places,) the numbers of an epoch's documents in the order in which they are seen; see
-        `datamodules.order.order_of`. Without a seed, each once as they are numbered."""
+        `datamodules.feed.order.order_of`. Without a seed, each once as they are numbered."""
         if seed is None:
             return torch.arange(len(self))
         generator = generator_of(seed, epoch)

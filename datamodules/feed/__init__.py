@@ -1,0 +1,1 @@
+"""From documents to batches: order, reading, packing, resuming; what all datamodules share."""

@@ -1,0 +1,1 @@
+"""From files to documents: what a folder, a tar, a table or an index holds, and its windows."""

@@ -1,0 +1,1 @@
+"""From played games to documents: seeded stretches, their pictures, their engines."""
