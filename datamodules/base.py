@@ -162,9 +162,12 @@ class ClipDataModule(LightningDataModule, ABC):
         return self._statistics
 
     def train_dataloader(self) -> PackedLoader:
-        self._train_loader = self._loader("train", seed=self.seed)
+        before, self._train_loader = self._train_loader, self._loader("train", seed=self.seed)
         if self._resumed is not None:
             self._train_loader.resume(self._resumed)
+            self._resumed = None  # what comes later goes on behind it
+        elif before is not None:
+            self._train_loader.take_over(before)
         return self._train_loader
 
     def val_dataloader(self) -> PackedLoader:

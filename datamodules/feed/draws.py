@@ -55,6 +55,7 @@ class Drawn(Documents):
                     f"{sum(weights):g}, less than one of {size} documents; raise its weight or "
                     "data.documents_per_epoch"
                 )
+        self._known = all(part.length(0, 0) is not None for part in self.parts)
         self._drawn: dict[int, tuple[Tensor, Tensor]] = {}
         self._orders: dict[tuple[int, int], Tensor] = {}
 
@@ -100,12 +101,16 @@ class Drawn(Documents):
         first = 0  # numbers are given out part by part, epoch by epoch
         for p, documents in enumerate(self.parts):
             size = documents.places()
-            mine = parts == p
-            for part_epoch in (counted[mine] // size).unique().tolist():
-                chosen = mine & (counted // size == part_epoch)
+            mine = (parts == p).nonzero()[:, 0]
+            mine = mine[torch.argsort(counted[mine], stable=True)]
+            part_epochs, counts = (counted[mine] // size).unique_consecutive(return_counts=True)
+            for part_epoch, chosen in zip(
+                part_epochs.tolist(), mine.split(counts.tolist()), strict=True
+            ):
                 own = self._order(p, part_epoch)[counted[chosen] % size]
-                runs[chosen] = first + documents.run_numbers(part_epoch, own)
-                first += len(documents)
+                found = documents.run_numbers(part_epoch, own)
+                runs[chosen] = first + found
+                first += int(found.max()) + 1
         return runs
 
     def runs(self) -> Sequence[range] | None:
@@ -120,9 +125,10 @@ class Drawn(Documents):
         return self.parts[part].title(part_epoch, own)
 
     def length(self, epoch: int, index: int) -> int | None:
+        if not self._known:
+            return None
         part, part_epoch, own = self.find(epoch, index)
-        known = [one.length(0, 0) is not None for one in self.parts]
-        return self.parts[part].length(part_epoch, own) if all(known) else None
+        return self.parts[part].length(part_epoch, own)
 
     def document(self, epoch: int, index: int) -> Batch | Skipped:
         part, part_epoch, own = self.find(epoch, index)
@@ -143,6 +149,7 @@ class Joined(Documents):
     def __init__(self, parts: Sequence[Documents]) -> None:
         self.parts = list(parts)
         self._starts = [0, *accumulate(map(len, self.parts))]
+        self._known = all(part.length(0, 0) is not None for part in self.parts if len(part))
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -168,9 +175,10 @@ class Joined(Documents):
         return self.parts[part].name(own)
 
     def length(self, epoch: int, index: int) -> int | None:
+        if not self._known:
+            return None
         part, own = self.find(index)
-        known = [one.length(0, 0) is not None for one in self.parts if len(one)]
-        return self.parts[part].length(epoch, own) if all(known) else None
+        return self.parts[part].length(epoch, own)
 
     def document(self, epoch: int, index: int) -> Batch | Skipped:
         part, own = self.find(index)

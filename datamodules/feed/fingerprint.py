@@ -20,16 +20,16 @@ SHOWN = 10
 def packed(digests: Mapping[str, str]) -> dict[str, Any]:
     """Digests in hex by name, in a form that stays small for a million files."""
     names = sorted(digests)
-    text = zlib.compress("\n".join(names).encode("utf-8", "surrogateescape"))
+    text = zlib.compress("\0".join(names).encode("utf-8", "surrogatepass"))
     cut = b"".join(bytes.fromhex(_hex(digests[name])) for name in names)
     return {"names": _tensor(text), "digests": _tensor(cut)}
 
 
 def unpacked(stored: Mapping[str, Tensor]) -> dict[str, str]:
     """Undo `packed`; digests are as long as they were kept."""
-    text = zlib.decompress(stored["names"].numpy().tobytes()).decode("utf-8", "surrogateescape")
-    names = text.split("\n") if text else []
+    text = zlib.decompress(stored["names"].numpy().tobytes()).decode("utf-8", "surrogatepass")
     cut = stored["digests"].numpy().tobytes()
+    names = text.split("\0") if cut else []
     parts = [cut[i : i + DIGEST_BYTES] for i in range(0, len(cut), DIGEST_BYTES)]
     return {name: part.hex() for name, part in zip(names, parts, strict=True)}
 

@@ -35,7 +35,7 @@ from datamodules.feed.plan import (
     global_batches,
     keys_of,
 )
-from datamodules.feed.reading import Read, Reader, Task, busy_with, step_back
+from datamodules.feed.reading import DocumentError, Read, Reader, Task, busy_with, step_back
 from datamodules.feed.skips import SkipLog
 from mmpredict.schema import Batch, Layout, UserError
 from mmpredict.sequence import BestFit, first_blocks, pack, split_blocks
@@ -80,6 +80,8 @@ class PackedLoader:
         self.consumed = consumed
         self.budget = numbered(loading.budget, layout)
         self.meter = PackingMeter(layout)
+        if seed is not None and self.plans_by_length:
+            skip_log.ranks = world_size  # each sees its own documents only
         self._given = 0  # batches of this split so far, those of earlier starts included
         self._positions: dict[int, Position] = {}  # behind so many batches
         self._plans: dict[int, EpochPlan] = {}
@@ -124,9 +126,13 @@ class PackedLoader:
     def position(self) -> Position:
         """Plain types from which `resume` goes on behind the last batch that was consumed."""
         done = self._done()
-        if self._positions and done not in self._positions:
+        if done and self._positions and done not in self._positions:
             raise RuntimeError(f"{done} batches were consumed, {self._given} given out")
         return {"batches": done, **self._positions.get(done, beginning())}
+
+    def take_over(self, other: PackedLoader) -> None:
+        """Know the positions that another loader of this split has given."""
+        self._positions = {**other._positions, **self._positions}
 
     def resume(self, position: Mapping[str, Any]) -> None:
         """Go on from a `position`: of this loader or of one with other workers, ranks or rows."""
@@ -166,7 +172,6 @@ class PackedLoader:
     def _epoch(self, position: Position) -> Generator[Batch, None, Position]:
         """From a position to the end of its epoch, which it returns."""
         self._forget_all_but(keys_of(position))
-        begun = position["place"] > 0 or bool(keys_of(position))
         batches = (self._planned if self.plans_by_length else self._as_read)(position)
         while True:
             try:
@@ -174,16 +179,15 @@ class PackedLoader:
             except StopIteration as stop:
                 end = stop.value
                 break
-            begun = True
             batch = self._packed(rows)
             self._given += 1
             self._positions[self._given] = behind
             oldest = self._done() if self.consumed else self._given - AHEAD
             self._positions = {n: p for n, p in self._positions.items() if n >= oldest}
-            if batch is not None:
-                self.meter.add(batch)
-                yield batch
-        if not begun and not keys_of(end):  # a trainer that counts steps would go round for ever
+            self.meter.add(batch)
+            yield batch
+        placed = end["packer"]["documents"] - position["packer"]["documents"]
+        if not placed and not position["place"]:  # a trainer would go round for ever
             size = len(self.plan(position["epoch"]))
             reasons = [f"\n  {s}: {r}" for s, r in list(self.skip_log.reasons.items())[:5]]
             raise UserError(
@@ -197,19 +201,24 @@ class PackedLoader:
         first, last = (len(rows) * r // self.world_size for r in (self.rank, self.rank + 1))
         return rows[first:last]
 
-    def _packed(self, rows: Rows) -> Batch | None:
+    def _packed(self, rows: Rows) -> Batch:
         """This rank's share as a Batch; what all ranks have now is forgotten."""
-        own = [[self._rows[key] for key in row if key in self._rows] for row in self._own(rows)]
+        shared = self._own(rows) or [[]]  # every rank gives as many batches: models talk in each
+        own = [[self._rows[key] for key in row if key in self._rows] for row in shared]
         for key in (key for row in rows for key in row):
             self._rows.pop(key, None)
             self._pieces.pop(key[:2], None)
-        return pack(own, self.loading.context_length) if own else None
+        return pack(own, self.loading.context_length)
 
     def _forget_all_but(self, kept: set[Key]) -> None:
         """Drop what was read for places that this pass does not begin with."""
-        self._rows = {key: row for key, row in self._rows.items() if key in kept}
-        whole = {key[:2] for key in self._rows}
-        self._pieces = {spot: keys for spot, keys in self._pieces.items() if spot in whole}
+        partly = {key[:2] for key in kept if key not in self._rows}  # to be read again
+        self._rows = {
+            key: row for key, row in self._rows.items() if key in kept and key[:2] not in partly
+        }
+        self._pieces = {}
+        for key in sorted(self._rows):  # of one that was split, only what is not given yet
+            self._pieces.setdefault(key[:2], []).append(key)
 
     # -- rows before documents, or documents before rows ---------------------------------------
 
@@ -239,6 +248,7 @@ class PackedLoader:
             while planned and self._has_all(self._own(planned[0][0])):
                 yield planned.popleft()
             if not self._take(results):
+                yield from planned  # of which this rank has no document
                 return end[0]
 
     def _has_all(self, rows: Rows) -> bool:
@@ -249,7 +259,7 @@ class PackedLoader:
         plan = self.plan(position["epoch"])
 
         def tasks() -> Iterator[Task]:
-            waiting = sorted(key[:2] for key in keys_of(position) if key[:2] not in self._pieces)
+            waiting = sorted({key[:2] for key in keys_of(position)} - self._pieces.keys())
             yield from self._tasks_for([spot for spot in waiting if spot[0] != plan.epoch])
             open_here = [place for epoch, place in waiting if epoch == plan.epoch]
             yield from plan.tasks([*open_here, *range(position["place"], len(plan))])
@@ -259,6 +269,8 @@ class PackedLoader:
         def sizes_of(spot: Spot) -> dict[Key, Size]:
             while spot not in self._pieces:
                 assert self._take(results), f"no task held {spot}"
+            if not self._pieces[spot]:  # a hole is met once
+                return dict.fromkeys(self._pieces.pop(spot))
             return {key: self._size(self._rows[key]) for key in self._pieces[spot]}
 
         return (yield from self._global_batches(position, sizes_of))
@@ -286,6 +298,7 @@ class PackedLoader:
             places=len(self.plan(position["epoch"])),
             packer=BestFit(loading.context_length, loading.open_rows, self.budget),
             sizes_of=sizes_of,
+            title=lambda spot: self.documents.title(spot[0], self.plan(spot[0]).number(spot[1])),
             flush=self.seed is None,
         )
 
@@ -312,6 +325,8 @@ class PackedLoader:
 
     def _lost_worker(self, error: RuntimeError) -> RuntimeError | UserError:
         """A message that names the document, if a worker died or hung over one."""
+        if isinstance(error, DocumentError):  # it names its document; others were read beside it
+            return error
         text = str(error)
         died = "exited unexpectedly" in text or "killed by signal" in text
         hung = "timed out" in text

@@ -24,7 +24,8 @@ class Loading:
         max_skipped_share: stop when more of the files than this cannot be read, and at least
             `min_skipped`.
         min_skipped: see `max_skipped_share`; more than half of the files always stops.
-        max_skipped_in_a_row: stop after so many unreadable training documents one after the other.
+        max_skipped_in_a_row: stop when unreadable documents of so many sources come one after the
+            other in training.
         substitute: an unreadable training document is replaced by another, drawn by its number;
             false leaves it out.
         statistics_documents: training documents from which mean and deviation are measured.

@@ -34,14 +34,13 @@ def order_of(
     """
     if weights is not None:
         numbers = systematic(weights, places_of(weights), generator)
-    elif runs is None:
-        return torch.randperm(size, generator=generator)
     else:
         numbers = torch.arange(size)
+    if runs is None:
+        return numbers[torch.randperm(len(numbers), generator=generator)]
     run_of = run_numbers(runs, numbers)
-    places = torch.randperm(len(runs) if runs is not None else size, generator=generator)
-    scatter = spread if runs is not None else 1
-    keys = places[run_of] + scatter * torch.rand(
+    places = torch.randperm(len(runs), generator=generator)
+    keys = places[run_of] + spread * torch.rand(
         len(numbers), generator=generator, dtype=torch.float64
     )
     return numbers[torch.argsort(keys, stable=True)]

@@ -14,6 +14,7 @@ import torch
 
 from datamodules.feed.documents import Documents
 from datamodules.feed.reading import Task
+from mmpredict.schema import UserError
 from mmpredict.sequence import BestFit
 
 Spot = tuple[int, int]  # epoch, place in its order
@@ -112,13 +113,14 @@ def keys_of(position: Position) -> set[Key]:
     return {tuple(key) for row in rows for key in row}
 
 
-def global_batches(
+def global_batches(  # noqa: PLR0913 - called in one place
     position: Position,
     *,
     size: int,
     places: int,
     packer: BestFit[Key],
     sizes_of: Callable[[Spot], Mapping[Key, Size]],
+    title: Callable[[Spot], str],
     flush: bool,
 ) -> Iterator[tuple[Rows, Position]]:
     """The rows of all ranks, batch by batch, each with the position behind it.
@@ -131,6 +133,7 @@ def global_batches(
         places: of the epoch.
         packer: a fresh one.
         sizes_of: what stands at a place; empty if nothing.
+        title: what a person calls the document at a place.
         flush: give the rows that are not full, too, and batches that are not.
     """
     epoch, place = position["epoch"], position["place"]
@@ -138,6 +141,9 @@ def global_batches(
     ready = _as_keys(position["ready"])
     waiting = {key[:2]: None for row in [*state["rows"], *ready] for key in row}
     known = {key: size for spot in waiting for key, size in sizes_of(spot).items()}
+    for key in (key for row in [*state["rows"], *ready] for key in row):
+        if key not in known:
+            raise UserError(f"{title(key[:2])} could be read before the stop, and cannot be now")
     packer.restore(state, known)
     while place < places or len(ready) >= size:
         if len(ready) >= size:
@@ -145,7 +151,10 @@ def global_batches(
             yield rows, _at(epoch, place, packer, ready)
             continue
         for key, (length, counts) in sizes_of((epoch, place)).items():
-            ready += packer.add(key, length, counts)
+            try:
+                ready += packer.add(key, length, counts)
+            except UserError as error:
+                raise UserError(f"{title(key[:2])}: {error}") from None
         place += 1
     if flush:
         ready += packer.flush()

@@ -73,6 +73,7 @@ class Reader(Dataset):
 
     def __init__(self, documents: Documents, busy_WI: Tensor, *, substitute: bool) -> None:
         self.documents, self.busy_WI, self.substitute = documents, busy_WI, substitute
+        self._weights = documents.weights()
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -114,6 +115,8 @@ class Reader(Dataset):
             return Read(place, number, None, (found,))
         skipped = [found]
         for other in substitutes(epoch, number, len(self.documents)):
+            if self._weights is not None and not self._weights[other]:
+                continue  # it is not wanted
             if room is not None and (self.documents.length(epoch, other) or room + 1) > room:
                 continue
             (row,) = self._read(epoch, (other,))

@@ -34,7 +34,8 @@ class SkipLog:
         self._lost: dict[str, dict[str, float]] = {}  # shares of each source by reason
         self.truncated = 0
         self.substituted = 0
-        self._in_a_row: list[str] = []
+        self.ranks = 1  # that share the sources out between them
+        self._in_a_row: dict[str, str] = {}  # by source: windows of one film count once
 
     def note(self, skipped: Skipped) -> None:
         if not skipped.harmless:
@@ -59,14 +60,14 @@ class SkipLog:
         if skipped is None or skipped.harmless:
             self._in_a_row.clear()
             return
-        self._in_a_row.append(f"  {title()}: {skipped.reason}")
+        self._in_a_row.setdefault(skipped.source, f"  {title()}: {skipped.reason}")
         most = self.loading.max_skipped_in_a_row
         if len(self._in_a_row) >= most:
-            shown = self._in_a_row[-SHOWN:]
+            shown = list(self._in_a_row.values())[-SHOWN:]
             raise UserError(
                 "\n".join(
                     [
-                        f"{most} documents one after the other cannot be read (limit: "
+                        f"documents of {most} sources one after the other cannot be read (limit: "
                         f"data.loading.max_skipped_in_a_row={most}); the last of them:",
                         *shown,
                     ]
@@ -84,8 +85,9 @@ class SkipLog:
         bad, total = len(self.reasons), max(self.num_sources, len(self.reasons), 1)
         # Of a long film with one broken window, little is lost.
         lost = sum(min(1.0, sum(shares.values())) for shares in self._lost.values())
-        lost = round(lost, 6)
-        many = lost > self.loading.max_skipped_share * total and bad >= self.loading.min_skipped
+        lost = round(lost * self.ranks, 6)
+        most, least = self.loading.max_skipped_share * total, self.loading.min_skipped
+        many = lost > most and bad * self.ranks >= least
         if bad and (many or lost > total / 2):
             shown = [f"  {source}: {reason}" for source, reason in self.reasons.items()][:SHOWN]
             more = [f"  ... and {bad - SHOWN} more"] if bad > SHOWN else []

@@ -118,8 +118,11 @@ class Pretrain(LightningModule):
         """Results over all ranks: sums and counts are added up before they are divided."""
         held_out = self.held_out
         if self.trainer.world_size > 1:
-            names = sorted(held_out.sums)
-            sums = torch.tensor([held_out.sums[n] for n in names], device=self.device)
+            # A rank that saw no document of a stream has no sums of it.
+            found: list[list[str]] = [[] for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(found, sorted(held_out.sums))
+            names = sorted(set().union(*found))
+            sums = torch.tensor([held_out.sums.get(n, 0.0) for n in names], device=self.device)
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
             held_out = copy.copy(held_out)
             held_out.sums = held_out.sums | dict(zip(names, sums, strict=True))

@@ -77,7 +77,10 @@ def test_too_many_in_a_row_stop_the_run_with_their_names():
     with pytest.raises(UserError) as stop:
         list(batches)
     message = str(stop.value)
-    assert "20 documents one after the other" in message and "max_skipped_in_a_row=20" in message
+    assert (
+        "documents of 20 sources one after the other" in message
+        and "max_skipped_in_a_row=20" in message
+    )
     assert "document 59: it ends early" in message
     data = Numbered(100, act=broken(*range(40, 59)))
     data.order = lambda seed, epoch, spread: torch.arange(100)
