@@ -12,6 +12,7 @@ comes next, and the documents that wait in open rows (`PackedLoader.position`).
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
@@ -88,6 +89,7 @@ class PackedLoader:
         self._rows: dict[Key, Batch] = {}  # read, and not yet given
         self._pieces: dict[Spot, list[Key]] = {}  # what a place became: one key, none, or several
         self._tasks = TaskQueue()
+        self._owner = os.getpid()
         self._busy = torch.zeros(max(1, loading.workers), 3, dtype=torch.int64).share_memory_()
         self._items = DataLoader(
             Reader(documents, self._busy, substitute=seed is not None and loading.substitute),
@@ -145,18 +147,19 @@ class PackedLoader:
 
     def close(self) -> None:
         """End the workers."""
-        items = getattr(self, "_items", None)
-        if items is not None and items._iterator is not None and self.loading.workers:
-            iterator, items._iterator = items._iterator, None
+        iterator, self._items._iterator = self._items._iterator, None
+        if iterator is not None and self.loading.workers:
             iterator._shutdown_workers()
 
     def __del__(self) -> None:
         # Collected in a circle with its workers' queues, a DataLoader waits five seconds for each
-        # worker, because the queue that would tell it to go is closed already.
+        # worker, because the queue that would tell it to go is closed already. (A forked process
+        # has copies of loaders that are not its own: it must leave their workers alone.)
         iterator = getattr(getattr(self, "_items", None), "_iterator", None)
-        for worker in getattr(iterator, "_workers", ()):
-            worker.terminate()
-        self.close()
+        if iterator is not None and os.getpid() == self._owner:
+            for worker in getattr(iterator, "_workers", ()):
+                worker.terminate()
+            self.close()
 
     # -- one iteration -----------------------------------------------------------------------
 

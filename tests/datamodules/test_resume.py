@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -190,6 +192,21 @@ def test_a_loader_left_without_a_trainer_goes_on_behind_what_it_gave():
     first = next(iter(batches))
     rest = numbers(batches)
     assert not set(numbers([first])) & set(rest)
+
+
+def test_a_forked_copy_leaves_the_workers_alone():
+    """A process that was forked has the loader too; when it goes there, nobody may die here."""
+    batches = loader(Numbered(60), seed=1, workers=1, timeout_s=60.0)
+    iterator = iter(batches)
+    next(iterator)
+    if (child := os.fork()) == 0:
+        batches.__del__()
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(0.1)
+    assert all(worker.is_alive() for worker in batches._items._iterator._workers)
+    next(iterator)
+    batches.close()
 
 
 def test_runs_are_read_whole_after_a_resume_too():
