@@ -63,7 +63,7 @@ class AudioVisual(ClipDataModule):
         clip_seconds: float = 2.0,
         random_start: bool = False,
         plain_texts: bool = True,
-        run_seconds: float = 32.0,
+        run_seconds: float = 64.0,
         held_out_share: float = 0.1,
         limits: Limits = Limits(),
         loading: Loading | None = None,

@@ -71,7 +71,7 @@ class Parquet(StoredModule):
         text_columns: list[str] | None = None,
         clip_seconds: float | None = 2.0,
         random_start: bool = False,
-        run_seconds: float = 32.0,
+        run_seconds: float = 64.0,
         held_out_share: float = 0.1,
         limits: Limits = Limits(),
         loading: Loading | None = None,

@@ -58,7 +58,7 @@ class Shards(StoredModule):
         series: Mapping[str, Vectors] | None = None,
         clip_seconds: float | None = 2.0,
         random_start: bool = False,
-        run_seconds: float = 32.0,
+        run_seconds: float = 64.0,
         held_out_share: float = 0.1,
         check: bool = True,
         remote: Remote = Remote(),

@@ -76,7 +76,7 @@ class WebDataset(StoredModule):
         test_urls: str | list[str] | None = None,
         clip_seconds: float | None = 2.0,
         random_start: bool = False,
-        run_seconds: float = 32.0,
+        run_seconds: float = 64.0,
         held_out_share: float = 0.1,
         tar_limits: TarLimits = TarLimits(),
         remote: Remote = Remote(),
