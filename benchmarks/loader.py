@@ -4,14 +4,13 @@
    shards that `prepare` wrote from the embedded world) beside the same step on the same batches
    kept in memory, in turn, block by block; training and worker have one core each.
 2. The same with the world drawn on the fly.
-3. Resident memory of a worker after 2,000 and after 20,000 samples.
+3. Memory of a worker after 2,000 and after 20,000 samples.
 Run: python benchmarks/loader.py [--smoke] [--json FILE]
 Targets: <= 1.02 times the cached step; < 5 % growth.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -120,7 +119,7 @@ def shards(folder: Path, scenes: int, loading: Loading) -> Shards:
 
 
 def worker_memory(data: ClipDataModule, samples: list[int]) -> list[float]:
-    """Resident MiB of the one worker after so many samples."""
+    """MiB that belong to the one worker alone after so many samples."""
     loader = data.train_dataloader()
     found, seen = [], 0
     while len(found) < len(samples):
@@ -128,10 +127,15 @@ def worker_memory(data: ClipDataModule, samples: list[int]) -> list[float]:
             seen += int(batch.doc_id.max(dim=1).values.sum())
             if len(found) < len(samples) and seen >= samples[len(found)]:
                 (worker,) = loader._items._iterator._workers
-                pages = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1])
-                found.append(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+                found.append(private_mib(worker.pid))
     data.teardown("fit")
     return found
+
+
+def private_mib(pid: int) -> float:
+    """Memory that a forked process does not share with its parent (Linux)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(x.split()[1]) for x in lines if x.startswith("Private_")) / 1024
 
 
 def main() -> None:
@@ -144,9 +148,9 @@ def main() -> None:
     loading = Loading(**settings | {"workers": 1})
     with tempfile.TemporaryDirectory() as place:
         stored = shards(Path(place), scenes, loading)
+        memory = worker_memory(stored, samples)  # first: the worker starts as small as it can be
         figures = {"raw_shards": fed_and_cached(stored, blocks, warm_up=4)}
         figures["world_drawn"] = fed_and_cached(world(workers=1), blocks, warm_up=4)
-        memory = worker_memory(stored, samples)
     growth = memory[1] / memory[0] - 1
     print_table(
         ["source", "step, fetched (s)", "step, cached (s)", "ratio of medians", "of sums"],

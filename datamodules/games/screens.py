@@ -83,13 +83,17 @@ class Fit:
         return torch.from_numpy(((inside_K4 - low) * scale).astype(np.float32))
 
     def _means(self, images_THWC: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """(T, h, w, C). All sums are of whole numbers that their type holds exactly."""
-        rows_hH, cols_wW = self._parts
+        """(T, h, w, C). All sums are of whole numbers that float64 holds exactly.
+
+        By torch, which has one thread in a loader's process: NumPy's threads do not survive a fork,
+        and a product would spin there for ever.
+        """
+        rows_hH, cols_wW = (torch.from_numpy(parts) for parts in self._parts)
         T, H, W, C = images_THWC.shape
-        low_ThX = rows_hH.astype(np.float32) @ images_THWC.reshape(T, H, W * C).astype(np.float32)
-        low_NWC = low_ThX.reshape(T * len(rows_hH), W, C).astype(np.float64)
+        images_THX = torch.from_numpy(images_THWC.reshape(T, H, W * C).astype(np.float64))
+        low_NWC = (rows_hH @ images_THX).reshape(T * len(rows_hH), W, C)
         sums_ThwC = (cols_wW @ low_NWC).reshape(T, len(rows_hH), len(cols_wW), C)
-        return sums_ThwC / _PARTS**2
+        return sums_ThwC.numpy() / _PARTS**2
 
 
 def _overlaps(count: int, native: int, start: float, end: float) -> NDArray[np.float64]:

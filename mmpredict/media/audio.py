@@ -336,7 +336,8 @@ class SoundCollector:
         if first + waveform_CS.shape[1] <= self.keep_from or first >= self.keep_to:
             return
         if self.matrix is not None:
-            waveform_CS = self.matrix @ waveform_CS
+            # Not by BLAS: its threads do not survive the fork of a loader's process.
+            waveform_CS = np.einsum("oc,cs->os", self.matrix, waveform_CS)
         self.bytes += waveform_CS.nbytes
         self.chunks.append((first, waveform_CS))
 
