@@ -35,7 +35,7 @@ from mmpredict.schema import Batch  # noqa: E402
 from mmpredict.tokens import MelChunks, Patches, TextTokens  # noqa: E402
 
 _TOLERANCE = 1e-6
-_BLOCK = 12  # steps
+_BLOCK = 8  # steps
 
 
 class Trainer:
@@ -143,7 +143,7 @@ def main() -> None:
     arguments = parse_arguments(__doc__)
     torch.set_num_threads(1)  # the worker has the other core
     torch.set_float32_matmul_precision("medium")
-    blocks, scenes, samples = (1, 40, [100, 200]) if arguments.smoke else (7, 1000, [2000, 20000])
+    blocks, scenes, samples = (1, 40, [100, 200]) if arguments.smoke else (5, 1000, [2000, 20000])
     settings = recipe("quickstart")["data"]["init_args"]["loading"]
     loading = Loading(**settings | {"workers": 1})
     with tempfile.TemporaryDirectory() as place:
