@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -108,8 +109,13 @@ class ClipDataModule(LightningDataModule, ABC):
         return {
             "position": self._train_loader.position(),
             "settings": self.settings(),
-            "sources": fingerprint.packed(self.fingerprint()),
+            "sources": self._sources_as_read,
         }
+
+    @cached_property
+    def _sources_as_read(self) -> dict[str, Any]:
+        """The fingerprint for the checkpoints, taken once: a save must not read all files anew."""
+        return fingerprint.packed(self.fingerprint())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on behind what was consumed; stop if the data are not the same any more."""

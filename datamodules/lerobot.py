@@ -26,6 +26,7 @@ from datamodules.feed.loading import Loading
 from datamodules.feed.split import split_by_hash
 from datamodules.files.headers import content_hash
 from datamodules.files.lerobot_folder import Episode, LeRobotFolder, Rows, within_films
+from datamodules.files.window_documents import RUN_BYTES
 from mmpredict.media import Limits, MediaError, read_windows
 from mmpredict.media.cutting import SHORTEST_WINDOW_S
 from mmpredict.schema import Batch, Clip, Series, TextPiece
@@ -34,7 +35,6 @@ from mmpredict.tokens import Patches, TextTokens, Vectors
 USUAL_SERIES = ("observation.state", "action")
 MANY_EPISODES = Limits(max_duration_s=24 * 3600.0, max_frames=10_000_000)  # share a file
 RUN_S = 60.0  # neighbouring windows that one pass over a file reads
-RUN_BYTES = 256 * 1024**2  # of pictures that a run may hold in memory
 
 
 class LeRobot(ClipDataModule):
