@@ -1,15 +1,16 @@
 """Text to ids and back. In: a Clip's text pieces. Out: one block (1 position) per token, with
 times.
 
-Every piece is closed by the END id, which no text can produce: bytes map to 0..255, and the trained
-vocabulary holds no special tokens. The tokens of a word end when the word ends; words share their
-piece's span in proportion to their letters.
+Every piece is closed by the END id, which no text can produce: bytes map to 0..255, the trained
+vocabulary holds no special tokens, and special tokens of a file are read as plain text. The tokens
+of a word end when the word ends; words share their piece's span in proportion to their letters.
 
 Shapes: K tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ import torch
 
 from mmpredict.schema import Clip, Modality, StreamSpec, TextPiece, Tokens
 
+_WANTED = "give a tokenizer.json, or a folder with tokenizer.json and config.json"
+
 
 @dataclass(frozen=True)
 class TextTokens:
@@ -29,13 +32,17 @@ class TextTokens:
         kind: `bytes` (256 ids, no file needed) or `bpe` (trained on the data's own text at the
             start, or read from `path`).
         vocab_size: ids of a BPE vocabulary, END included; bytes always have 257.
-        path: a tokenizer.json to use as it is.
+        path: a tokenizer.json to use as it is, or the folder of a language model that has one; the
+            folder's config.json then says `vocab_size` and `end`.
+        end: id that closes a piece, of a special token of `path`; null for a new id after all
+            others.
         vocabulary: the trained tokenizer as JSON text; filled by `fit` and kept in the checkpoint.
     """
 
     kind: Literal["bytes", "bpe"] = "bytes"
     vocab_size: int = 512
     path: str | None = None
+    end: int | None = None
     vocabulary: str | None = None
 
     def __post_init__(self) -> None:
@@ -46,27 +53,57 @@ class TextTokens:
                 f"text.vocab_size={self.vocab_size} has no room for 256 bytes, END and one merge; "
                 "take 258 or more, or kind: bytes"
             )
+        if self.end is not None and self.path is None:
+            raise ValueError(f"text.end={self.end} is for a vocabulary from a file; give text.path")
         if self.path is not None and self.vocabulary is None:
-            if not Path(self.path).is_file():
-                raise FileNotFoundError(
-                    f"text.path={self.path} is not a file; give a tokenizer.json"
-                )
-            object.__setattr__(self, "vocabulary", Path(self.path).read_text(encoding="utf-8"))
+            self._read(Path(self.path).expanduser())
 
     @property
     def end_id(self) -> int:
-        """Closes a piece; the last id."""
-        return self.spec.vocab_size - 1
+        """Closes a piece."""
+        return self.spec.vocab_size - 1 if self.end is None else self.end
 
     @property
     def spec(self) -> StreamSpec:
         if self.kind == "bytes":
             size = 257
-        elif self.path is not None:
+        elif self.path is not None and self.end is None:
             size = self._bpe_and_size()[1] + 1
         else:
             size = self.vocab_size
         return StreamSpec(modality=Modality.TEXT, name="text", vocab_size=size)
+
+    def _read(self, path: Path) -> None:
+        """Take over the file, and from a language model's folder the size of its table and END."""
+        rows, end, file = 0, self.end, path
+        if path.is_dir():
+            rows, end = _rows_and_end(path, self.end)
+            file = path / "tokenizer.json"
+            if self.vocab_size not in (TextTokens.vocab_size, rows):
+                raise ValueError(
+                    f"text.vocab_size={self.vocab_size}, {path / 'config.json'} says {rows}; leave "
+                    "it out"
+                )
+        if not file.is_file():
+            raise FileNotFoundError(f"text.path={self.path}: {file} is not a file; {_WANTED}")
+        object.__setattr__(self, "vocabulary", file.read_text(encoding="utf-8"))
+        if end is None:
+            return
+        tokenizer, ids = self._bpe_and_size()
+        rows = rows or ids
+        if rows < ids or not 0 <= end < rows:
+            raise ValueError(
+                f"text.path={self.path}: the tokenizer has {ids} ids, the table of the model "
+                f"{rows} rows, and end is {end}; both must fit into the table"
+            )
+        word = tokenizer.id_to_token(end)
+        if word is not None and end in tokenizer.encode(word, add_special_tokens=False).ids:
+            raise ValueError(
+                f"text.end={end} is {word!r}, which a text may contain; give the id of a special "
+                f"token of {file}"
+            )
+        object.__setattr__(self, "end", end)
+        object.__setattr__(self, "vocab_size", rows)
 
     @property
     def is_fitted(self) -> bool:
@@ -178,6 +215,27 @@ def token_times(piece: TextPiece, char_ends: Sequence[int]) -> list[float]:
     span = piece.end_s - piece.start_s
     times = [piece.start_s + span * word_end[max(1, end)] / length for end in char_ends]
     return [*(min(time, piece.end_s) for time in times), piece.end_s]  # rounding may pass the end
+
+
+def _rows_and_end(folder: Path, asked: int | None) -> tuple[int, int]:
+    """Of a language model: rows of its table of words, and the id that ends a text if none is
+    asked for."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"text.path={folder} is a folder without config.json; {_WANTED}")
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        rows, end = int(plain["vocab_size"]), plain.get("eos_token_id")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"text.path={folder}: config.json is damaged: {error!r}") from error
+    end = end[0] if isinstance(end, list) and end else end
+    end = end if asked is None else asked
+    if not isinstance(end, int):
+        raise ValueError(
+            f"text.path={folder}: config.json says eos_token_id={end}; give text.end, the id of "
+            "the special token that ends a text"
+        )
+    return rows, end
 
 
 def _without_surrogates(text: str) -> str:

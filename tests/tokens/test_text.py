@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,66 @@ def test_sizes_of_vocabularies(tmp_path: Path):
         TextTokens(kind="bpe").ids_of("a")
     with pytest.raises(FileNotFoundError, match="nowhere.json"):
         TextTokens(kind="bpe", path=str(tmp_path / "nowhere.json"))
+
+
+def model_folder(folder: Path, **config: object) -> tuple[Path, int]:
+    """A folder as language models have it, and the id of its <eos>."""
+    from tokenizers import Tokenizer
+
+    file_with_specials(folder)
+    eos = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("<eos>")
+    plain = {"vocab_size": 310, "eos_token_id": eos} | config
+    (folder / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+    return folder, eos
+
+
+def test_a_language_models_folder_says_its_end_and_its_size(tmp_path: Path):
+    folder, eos = model_folder(tmp_path)
+    codec = TextTokens(kind="bpe", path=str(folder))
+    assert codec.end_id == eos and codec.spec.vocab_size == 310  # some more than the tokenizer has
+    for typed in (*SPECIAL, "x<eos>y", "a red ball"):
+        ids = encoded(codec, typed)
+        assert ids[-1] == eos and eos not in ids[:-1]
+        assert codec.text_of(ids[:-1]) == typed
+    assert codec.text_of([309]) == ""  # a row without a word
+    (folder / "tokenizer.json").unlink()  # a checkpoint is read where the folder is not
+    (folder / "config.json").unlink()
+    assert TextTokens(**asdict(codec)) == codec
+    assert TextTokens(**asdict(codec)).end_id == eos
+    for other in (copy.deepcopy(codec), pickle.loads(pickle.dumps(codec))):
+        assert other.spec == codec.spec and encoded(other, "<eos>") == encoded(codec, "<eos>")
+
+
+def test_an_end_of_ones_own_and_the_first_of_several(tmp_path: Path):
+    folder, eos = model_folder(tmp_path, eos_token_id=[298, 299])
+    assert TextTokens(kind="bpe", path=str(folder)).end_id == 298
+    assert TextTokens(kind="bpe", path=str(folder), end=eos).end_id == eos
+    file = TextTokens(kind="bpe", path=str(folder / "tokenizer.json"), end=eos)
+    without = TextTokens(kind="bpe", path=str(folder / "tokenizer.json"))
+    assert file.end_id == eos and file.spec.vocab_size == without.spec.vocab_size - 1
+
+
+def test_folders_that_do_not_fit_are_refused_with_numbers(tmp_path: Path):
+    def refused(match: str, error: type[Exception] = ValueError, **settings: object) -> None:
+        with pytest.raises(error, match=match):
+            TextTokens(kind="bpe", path=str(tmp_path), **settings)
+
+    refused("without config.json", FileNotFoundError)
+    file, _ = file_with_specials(tmp_path)
+    ids = file.spec.vocab_size - 1  # without the END that a file alone is given
+    model_folder(tmp_path, vocab_size=ids - 1)
+    refused(f"tokenizer has {ids} ids.* {ids - 1} rows")
+    model_folder(tmp_path, eos_token_id=None)
+    refused("eos_token_id=None; give text.end")
+    _, eos = model_folder(tmp_path)
+    refused("text.vocab_size=400.* says 310", vocab_size=400)
+    refused("end is 310", end=310)
+    a = BPE.ids_of("a")[0][0]
+    refused(f"text.end={a} is 'a', which a text may contain", end=a)
+    with pytest.raises(ValueError, match="text.end=5 is for a vocabulary from a file"):
+        TextTokens(end=5)
+    (tmp_path / "config.json").write_text("{")
+    refused("config.json is damaged")
+    model_folder(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    refused("tokenizer.json is not a file", FileNotFoundError)
