@@ -206,6 +206,58 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where things stand in a batch, as indices. Found on the host before a batch goes to a device,
+    so that no step waits for the device to say how many there are.
+
+    Args:
+        positions: per modality (N,) int64: row * L + column of each of its contents.
+        counted: per modality (M,) int64: which of its blocks count in the loss.
+        nth: per modality (M,) int64, always on the host: how many blocks of its stream stand before
+            each counted block in its document.
+        turns: (T,) int64: row * L + column of the last position before each counted block that is
+            not the first of its document.
+    """
+
+    positions: Mapping[int, Tensor]
+    counted: Mapping[int, Tensor]
+    nth: Mapping[int, Tensor]
+    turns: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch) -> Places:
+        """Find them. Reads the device that the batch is on."""
+        flat = batch.modality.flatten()
+        begins_BL = torch.ones_like(batch.loss_mask)
+        begins_BL[:, 1:] = batch.block_id[:, 1:] != batch.block_id[:, :-1]
+        begins, counts = begins_BL.flatten(), batch.loss_mask.flatten()
+        positions, counted, nth = {}, {}, {}
+        for modality in batch.contents:
+            mine = (flat == modality).nonzero()[:, 0]
+            positions[modality] = mine
+            firsts = mine[begins[mine]]
+            counted[modality] = counts[firsts].nonzero()[:, 0]
+            index = torch.arange(len(firsts), device=flat.device)
+            alone = batch.prev_same.flatten()[firsts] < 0
+            number = index - torch.where(alone, index, 0).cummax(0).values
+            nth[modality] = number[counted[modality]].cpu()
+        turn_BL = torch.zeros_like(batch.loss_mask)
+        turn_BL[:, :-1] = (
+            begins_BL[:, 1:]
+            & (batch.doc_id[:, :-1] == batch.doc_id[:, 1:])
+            & batch.loss_mask[:, 1:]  # False in padding
+        )
+        return cls(positions, counted, nth, turn_BL.flatten().nonzero()[:, 0])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Places:
+        """Apply `function` to every tensor that goes along to a device."""
+        positions, counted = (
+            {m: function(x) for m, x in of.items()} for of in (self.positions, self.counted)
+        )
+        return Places(positions, counted, self.nth, function(self.turns))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Packed rows. A document never crosses a row; `doc_id` 0 is padding.
 
@@ -221,6 +273,7 @@ class Batch:
         loss_mask: (B, L) bool: True counts in the loss.
         contents: per modality (N,) ids or (N, D) values of all its positions, row by row in their
             order.
+        places: indices of all this; found when the batch is pinned or leaves the host.
     """
 
     modality: Tensor
@@ -232,6 +285,7 @@ class Batch:
     prev_any: Tensor
     loss_mask: Tensor
     contents: Mapping[int, Tensor]
+    places: Places | None = None
 
     @property
     def num_rows(self) -> int:
@@ -243,20 +297,34 @@ class Batch:
         return int((self.doc_id > 0).sum())
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """Apply `function` to every tensor."""
+        """Apply `function` to every tensor. It may change shapes, so places are to be found anew."""
+        apart = ("contents", "places")
         tensors = {
-            f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "contents"
+            f.name: function(getattr(self, f.name)) for f in fields(self) if f.name not in apart
         }
-        return replace(self, contents={m: function(x) for m, x in self.contents.items()}, **tensors)
+        contents = {m: function(x) for m, x in self.contents.items()}
+        return replace(self, contents=contents, places=None, **tensors)
+
+    def placed(self) -> Batch:
+        """The same, with its places."""
+        return self if self.places is not None else replace(self, places=Places.of(self))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Move to a device; float64 times become float32 where the device has no float64."""
-        if torch.device(device).type == "mps":
-            return self.map(lambda x: (x.float() if x.dtype == torch.float64 else x).to(device))
-        return self.map(lambda x: x.to(device, non_blocking=non_blocking))
+        device = torch.device(device)
+
+        def moved(x: Tensor) -> Tensor:
+            if device.type == "mps" and x.dtype == torch.float64:
+                x = x.float()
+            return x.to(device, non_blocking=non_blocking)
+
+        if device.type == "cpu":
+            return self.map(moved)
+        return replace(self.map(moved), places=self.placed().places.map(moved))
 
     def pin_memory(self) -> Batch:
-        return self.map(Tensor.pin_memory)
+        places = self.placed().places.map(Tensor.pin_memory)
+        return replace(self.map(Tensor.pin_memory), places=places)
 
 
 @dataclass(frozen=True)
@@ -277,12 +345,24 @@ class ValuesPrediction:
         denoised_RMPD: what the flow head makes of the block blended with noise; None without a
             flow head.
         level_RM: share of signal in that blend, 0 (noise) to 1 (signal).
+        nats_MP: -log chance of what stands at each position, per value or per code, by a head that
+            says one; None for others.
     """
 
     mean_MPD: Tensor
     targets_MPD: Tensor
     denoised_RMPD: Tensor | None = None
     level_RM: Tensor | None = None
+    nats_MP: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LatentPrediction:
+    """What was said of the features that an image encoder finds in the counted blocks, beside
+    those features, normed position by position: (M, P, F) each."""
+
+    said_MPF: Tensor
+    targets_MPF: Tensor
 
 
 @dataclass(frozen=True)
@@ -293,7 +373,9 @@ class Prediction:
         streams: per modality; a stream with no counted block in the batch is absent.
         next_stream: logits over the layout's streams at the end of every block that a counted one
             follows.
+        latents: per modality, where features are said beside the values, of the same blocks.
     """
 
     streams: Mapping[int, IdsPrediction | ValuesPrediction]
     next_stream: IdsPrediction | None
+    latents: Mapping[int, LatentPrediction] = field(default_factory=dict)

@@ -94,7 +94,8 @@ def predictor(
 ) -> Predictor:
     """A tiny predictor, the same on every call. `awake` replaces the weights that begin at 0
     (those of the heads and queries), so that every path carries signal."""
-    head = HeadConfig(kind=kind, dim=32, depth=1)
+    sized = {"dim": 32, "depth": 1} if kind != "regression" else {}
+    head = HeadConfig(kind=kind, **sized)
     heads = {s.name: head for s in layout.streams if not s.is_discrete}
     sizes = {"dim": 32, "depth": 2, "num_heads": 2} | config
     with torch.random.fork_rng():

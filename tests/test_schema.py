@@ -75,7 +75,39 @@ def test_batch_maps_every_tensor_and_keeps_them_all():
         return x.clone()
 
     assert same_batch(batch.map(look), batch)
-    assert len(seen) == len(dataclasses.fields(Batch)) - 1 + len(batch.contents)
+    assert len(seen) == len(dataclasses.fields(Batch)) - 2 + len(batch.contents)
     assert same_batch(batch.to("cpu"), batch)
     assert batch.num_rows == 2
     assert batch.num_tokens == int(sum((d > 0).sum() for d in batch.doc_id))
+
+
+def test_places_are_the_rules_written_out():
+    batch = packed_rows()
+    mask = batch.loss_mask.clone()
+    mask[1, 2] = False  # of a block of one position: not counted
+    batch = dataclasses.replace(batch, loss_mask=mask)
+    places = batch.placed().places
+    L = batch.modality.shape[1]
+    turns = []
+    for modality in batch.contents:
+        rows, columns = (batch.modality == modality).nonzero(as_tuple=True)
+        assert places.positions[modality].tolist() == (rows * L + columns).tolist()
+        blocks = list(dict.fromkeys(zip(rows.tolist(), _block(batch, rows, columns), strict=True)))
+        counted, nth, seen = [], [], {}
+        for number, (row, block) in enumerate(blocks):
+            at = int((batch.block_id[row] == block).nonzero()[0])
+            doc = (row, int(batch.doc_id[row, at]))
+            if batch.loss_mask[row, at]:
+                counted.append(number)
+                nth.append(seen.get(doc, 0))
+                if at and batch.doc_id[row, at - 1] == batch.doc_id[row, at]:
+                    turns.append(row * L + at - 1)
+            seen[doc] = seen.get(doc, 0) + 1
+        assert places.counted[modality].tolist() == counted
+        assert places.nth[modality].tolist() == nth
+    assert places.turns.tolist() == sorted(turns)
+    assert batch.placed().placed().places is not None and batch.map(lambda x: x).places is None
+
+
+def _block(batch: Batch, rows: torch.Tensor, columns: torch.Tensor) -> list[int]:
+    return batch.block_id[rows, columns].tolist()

@@ -1,6 +1,7 @@
 """nn.Modules only: embed -> predictor -> heads."""
 
+from mmpredict.model.config import PredictorConfig
 from mmpredict.model.heads import HeadConfig
-from mmpredict.model.predictor import Predictor, PredictorConfig
+from mmpredict.model.predictor import Predictor
 
 __all__ = ["HeadConfig", "Predictor", "PredictorConfig"]

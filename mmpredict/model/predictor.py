@@ -12,50 +12,30 @@ Z width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmpredict.model.attention import Block, attention_mask, attention_spans, rotary_table
-from mmpredict.model.embed import Embed
-from mmpredict.model.heads import HeadConfig, SoftmaxHead, ValuesHead
-from mmpredict.schema import Batch, IdsPrediction, Layout, Prediction, StreamSpec, ValuesPrediction
-
-
-@dataclass(frozen=True)
-class PredictorConfig:
-    """Size and shape of the predictor.
-
-    Args:
-        dim: width of the trunk; a multiple of 8 * num_heads.
-        depth: layers.
-        num_heads: query heads.
-        num_kv_heads: key/value heads; 0 for as many as query heads.
-        hidden: inner width of the feed-forward; 0 for 8/3 dim, rounded to 64.
-        qk_norm: normalise queries and keys (stable; costs a little).
-        heads: per continuous stream name a HeadConfig; others take the default.
-    """
-
-    dim: int = 128
-    depth: int = 6
-    num_heads: int = 4
-    num_kv_heads: int = 0
-    hidden: int = 0
-    qk_norm: bool = True
-    heads: dict[str, HeadConfig] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.dim % (8 * self.num_heads):
-            raise ValueError(
-                f"predictor.dim={self.dim} is not a multiple of 8 * num_heads={8 * self.num_heads} "
-                "(rotary pairs are shared out in fours); change dim or num_heads"
-            )
-        if self.num_kv_heads and self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"predictor.num_heads={self.num_heads} is not a multiple of "
-                f"num_kv_heads={self.num_kv_heads}"
-            )
+from mmpredict.model.config import PredictorConfig
+from mmpredict.model.embed import Embed, Seen
+from mmpredict.model.heads import ids_head, values_head
+from mmpredict.model.latent import Latent
+from mmpredict.model.trunk import Trunk
+from mmpredict.schema import (
+    TICK_S,
+    Batch,
+    IdsPrediction,
+    LatentPrediction,
+    Layout,
+    Prediction,
+    Statistics,
+    StreamSpec,
+    UserError,
+    ValuesPrediction,
+)
 
 
 class Query(nn.Module):
@@ -83,28 +63,12 @@ class Predictor(nn.Module):
 
     def __init__(self, layout: Layout, config: PredictorConfig) -> None:
         super().__init__()
+        config.check_streams(layout)
         self.layout = layout
         self.config = config
         dim = config.dim
-        hidden = config.hidden or 64 * max(1, round(dim * 8 / 3 / 64))
-        unknown = set(config.heads) - {s.name for s in layout.streams if not s.is_discrete}
-        if unknown:
-            raise ValueError(
-                f"predictor.heads names {sorted(unknown)}; the continuous streams of this run are "
-                f"{[s.name for s in layout.streams if not s.is_discrete]}"
-            )
-        self.embed = Embed(layout, dim)
-        self.blocks = nn.ModuleList(
-            Block(
-                dim,
-                config.num_heads,
-                config.num_kv_heads or config.num_heads,
-                hidden,
-                config.qk_norm,
-            )
-            for _ in range(config.depth)
-        )
-        self.norm = nn.RMSNorm(dim)
+        self.embed = Embed(layout, config)
+        self.trunk = Trunk(layout, config)
         # What stands in for a missing prev_same and prev_any.
         self.starts = nn.ParameterDict({s.name: torch.zeros(2, dim) for s in layout.streams})
         continuous = [s for s in layout.streams if not s.is_discrete]
@@ -114,108 +78,235 @@ class Predictor(nn.Module):
         self._init_weights()  # before the heads: they begin at 0 on purpose
         self.heads = nn.ModuleDict()
         for spec in layout.streams:
+            head = config.heads.get(spec.name)
             if spec.is_discrete:
-                self.heads[spec.name] = SoftmaxHead(self.embed.tables[spec.name])
+                table = self.embed.tables[spec.name]
+                self.heads[spec.name] = ids_head(
+                    spec, table, head, tied=config.tie_text, scaled=config.norm_text
+                )
             else:
-                head = config.heads.get(spec.name, HeadConfig())
-                self.heads[spec.name] = ValuesHead(spec, dim, head)
+                self.heads[spec.name] = values_head(spec, dim, head)
+        # A head on a tokenizer knows its sizes now, and needs its file no more.
+        known = {s.name: self.heads[s.name].config for s in continuous if s.name in config.heads}
+        self.config = replace(config, heads={**config.heads, **known})
+        self.latents = nn.ModuleDict()
+        for spec in continuous:
+            if spec.name in config.latent:
+                own = self.embed.encoders[spec.name] if spec.name in config.encoders else None
+                self.latents[spec.name] = Latent(spec, dim, config.latent[spec.name], own)
         self.next_stream = nn.Linear(dim, len(layout.streams))
 
     def _init_weights(self) -> None:
         """Linear maps N(0, 1/sqrt(fan in)); the two that end a residual branch smaller by sqrt(2
-        depth); id tables N(0, 1) (their RMSNorm and the head's scale undo the size)."""
+        depth); id tables N(0, 1) (their RMSNorm and the head's scale undo the size), or without
+        norms N(0, 1/dim)."""
         for name, module in self.named_modules():
+            if ".memory." in name or ".backbone." in name:  # have a beginning of their own
+                continue
             if isinstance(module, nn.Linear):
                 ends_branch = name.endswith(("o_proj", "down_proj"))
                 scale = math.sqrt(2 * self.config.depth) if ends_branch else 1.0
                 nn.init.normal_(module.weight, std=module.in_features**-0.5 / scale)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, Query):
                 nn.init.normal_(module.place, std=0.02)
         nn.init.normal_(self.embed.stream.weight, std=0.5)
+        if not self.config.norm_text:
+            for table in self.embed.tables.values():
+                nn.init.normal_(table.weight, std=self.config.dim**-0.5)
 
-    def hidden(self, batch: Batch) -> Tensor:
+    def read_weights(self) -> None:
+        """Read the weights that the encoders' settings name, unless a checkpoint brought them."""
+        for name, encoder in self.embed.encoders.items():
+            if encoder.lacks_weights:
+                encoder.read_weights()
+                if name in self.latents:
+                    self.latents[name].begin_at(encoder)
+        for latent in self.latents.values():
+            latent.target.read_weights()
+
+    def follow_encoders(self) -> None:
+        """Targets that follow a trained encoder take their step; after every optimiser step."""
+        for name, latent in self.latents.items():
+            if name in self.embed.encoders:
+                latent.follow(self.embed.encoders[name])
+
+    def compile_layers(self) -> None:
+        """Compile what the time goes into: the trunk's layers for the shapes that come, and the
+        heads' for any number of blocks."""
+        self.trunk.compile_layers()
+        for head in self.heads.values():
+            if hasattr(head, "compile_layers"):
+                head.compile_layers()
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Take over mean and deviation of the continuous streams; ValueError where a head stands on
+        a tokenizer that was trained in other units."""
+        self.embed.set_statistics(statistics)
+        for name, scale in self.embed.standardise.items():
+            if hasattr(self.heads[name], "check_statistics"):
+                self.heads[name].check_statistics(scale.mean, scale.std)
+
+    def check(self, batch: Batch) -> None:
+        """Raise UserError where a batch (on the host) holds what would spoil the training: values
+        that are not finite, or documents longer than the rotary range."""
+        for modality, contents in batch.contents.items():
+            if contents.dtype.is_floating_point and not contents.isfinite().all():
+                bad = int((~contents.isfinite()).any(dim=-1).sum())
+                raise UserError(
+                    f"{bad} of {len(contents)} positions of stream {self.layout[modality].name} "
+                    "hold NaN or infinite values; `mmpredict inspect` names the files"
+                )
+        seconds = float(batch.positions[..., 0].max())
+        longest = self.config.rotary.range_ticks
+        if seconds / TICK_S >= longest:
+            raise UserError(
+                f"a document reaches position {seconds / TICK_S:.0f} (ticks of {TICK_S} s), the "
+                f"rotary positions of this model {longest}; cut documents shorter, or raise "
+                "predictor.rotary.base or max_ticks"
+            )
+
+    def hidden(self, batch: Batch, seen: Mapping[int, Seen] | None = None) -> Tensor:
         """(B, L, D): the trunk's view of every position, of its own and earlier blocks only."""
-        x_BLD = self.embed(batch)
-        mask = attention_mask(batch)
-        if mask.device.type == "cpu":
-            mask = attention_spans(mask)
-        table = rotary_table(batch.positions, self.config.dim // self.config.num_heads)
-        for block in self.blocks:
-            x_BLD = block(x_BLD, mask, table)
-        return self.norm(x_BLD)
+        return self.trunk(self.embed(batch, seen), batch)
 
-    def condition(self, batch: Batch, hidden_BLD: Tensor, modality: int) -> Tensor:
-        """All that a stream's head sees of the past: z (M, P, Z), of ids (M, 1, Z)."""
+    def condition(
+        self, batch: Batch, hidden_BLD: Tensor, modality: int, ahead: int = 1
+    ) -> Tensor:
+        """All that a stream's head sees of the past: z (M, P, Z), of ids (M, 1, Z).
+
+        Args:
+            ahead: how many blocks of the stream before block m the view ends: z is what is said of
+                m when the `ahead - 1` blocks of its stream before it have not come yet.
+        """
         spec = self.layout[modality]
         start_2Z = self.starts[spec.name]
-        mine = (batch.modality == modality).nonzero(as_tuple=True)
-        row, any_N, same_N = mine[0], batch.prev_any[mine], batch.prev_same[mine]
+        per_block = spec.positions_per_block
+        mine_N = batch.placed().places.positions[modality]
+        moved = (ahead - 1) * per_block  # what block m - ahead + 1 saw of the past
+        then_N = mine_N.roll(moved)
+        row_N = then_N - then_N % batch.modality.shape[1]
+        any_N = batch.prev_any.flatten()[then_N]
+        same_N = batch.prev_same.flatten()[then_N]
+        hidden_ND = hidden_BLD.flatten(0, 1)
 
         def look(index_N: Tensor, start: Tensor) -> Tensor:
-            found = hidden_BLD[row, index_N.clamp(min=0)]
+            found = hidden_ND[row_N + index_N.clamp(min=0)]
             return torch.where(index_N[:, None] >= 0, found, start.to(found.dtype))
 
-        per_block = spec.positions_per_block
         z_any = look(any_N, start_2Z[1]).unflatten(0, (-1, per_block))
         if spec.is_discrete:
             return z_any
         z_same = look(same_N, start_2Z[0]).unflatten(0, (-1, per_block))
-        since_N = batch.end_s[mine] - batch.end_s[row, same_N.clamp(min=0)]
+        end_N = batch.end_s.flatten()
+        since_N = end_N[mine_N] - end_N[row_N + same_N.clamp(min=0)]
         delay_MP = torch.where(same_N >= 0, since_N, 0.0).float().unflatten(0, (-1, per_block))
-        return z_same + self.from_any(z_any) + self.queries[spec.name](delay_MP)
+        return self.join(spec, z_same, z_any, delay_MP)
 
-    def previous(self, batch: Batch, modality: int) -> Tensor:
-        """(M, P, D) standardised: the previous block of each block of a continuous stream; 0 if
-        none.
+    def join(
+        self, spec: StreamSpec, z_same_MPZ: Tensor, z_any: Tensor, delay_s_MP: Tensor
+    ) -> Tensor:
+        """z of blocks of values: what the trunk makes of the stream's own last block, slot by slot,
+        and of the last position of any stream, and what is asked."""
+        return z_same_MPZ + self.from_any(z_any) + self.queries[spec.name](delay_s_MP)
 
-        The blocks of a stream follow each other in its contents, so this is the contents moved on
-        by one block, cut where a document begins.
+    def previous(
+        self, batch: Batch, modality: int, seen: Seen | None = None, ahead: int = 1
+    ) -> Tensor:
+        """(M, P, D) standardised: of each block of a continuous stream, the block of the stream
+        that stands `ahead` blocks before it; 0 if none.
+
+        The blocks of a stream follow each other in its contents, so this is the contents moved on,
+        cut where a document begins.
         """
-        values_MPD = self.embed.values(batch, modality)
-        moved = torch.roll(values_MPD, 1, dims=0)
-        return torch.where(self.has_previous(batch, modality)[:, None, None], moved, 0.0)
+        values = self.embed.values(batch, modality) if seen is None else seen.seen_MPW
+        moved = torch.roll(values, ahead, dims=0)
+        return torch.where(self.has_previous(batch, modality, ahead)[:, None, None], moved, 0.0)
 
-    def has_previous(self, batch: Batch, modality: int) -> Tensor:
-        """(M,) bool: the block is not the first of its stream in its document."""
-        per_block = self.layout[modality].positions_per_block
-        return batch.prev_same[batch.modality == modality][::per_block] >= 0
+    def has_previous(self, batch: Batch, modality: int, ahead: int = 1) -> Tensor:
+        """(M,) bool: there are `ahead` blocks of the stream before it in its document."""
+        firsts_M = self._firsts(batch, modality)
+        follows_M = batch.prev_same.flatten()[firsts_M] >= 0
+        found_M = follows_M
+        for back in range(1, ahead):
+            found_M = found_M & follows_M.roll(back)
+        return found_M
 
     def counted(self, batch: Batch, modality: int) -> Tensor:
         """(M,) bool: the block counts in the loss."""
+        return batch.loss_mask.flatten()[self._firsts(batch, modality)]
+
+    def _firsts(self, batch: Batch, modality: int) -> Tensor:
+        """(M,) first position of each block."""
         per_block = self.layout[modality].positions_per_block
-        return batch.loss_mask[batch.modality == modality][::per_block]
+        return batch.placed().places.positions[modality][::per_block]
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
-        """What is said of every counted block; noise for the flow heads comes from `generator`."""
-        hidden_BLD = self.hidden(batch)
+        """What is said of every counted block; noise comes from `generator`."""
+        batch = batch.placed()
+        seen = self.embed.see(batch, generator)
+        hidden_BLD = self.hidden(batch, seen)
         streams: dict[int, IdsPrediction | ValuesPrediction] = {}
+        latents: dict[int, LatentPrediction] = {}
         for spec in self.layout.streams:
             if spec.modality not in batch.contents:
                 continue
-            counted = self.counted(batch, spec.modality)
-            z_MPZ = self.condition(batch, hidden_BLD, spec.modality)[counted]
-            if not len(z_MPZ):
+            if not spec.is_discrete:
+                z, previous, targets = self.asked(batch, hidden_BLD, spec, seen[spec.modality])
+                if len(targets):
+                    said = self.heads[spec.name](z, previous, targets, generator)
+                    streams[spec.modality] = said
+                if len(targets) and spec.name in self.latents:
+                    features = self.features(batch, spec, seen[spec.modality])
+                    latents[spec.modality] = self.latents[spec.name](z, features)
                 continue
-            head = self.heads[spec.name]
-            if spec.is_discrete:
-                streams[spec.modality] = head(z_MPZ[:, 0], batch.contents[spec.modality][counted])
-            else:
-                targets = self.embed.values(batch, spec.modality)[counted]
-                previous = self.previous(batch, spec.modality)[counted]
-                streams[spec.modality] = head(z_MPZ, previous, targets, generator)
-        return Prediction(streams, self.predict_next_stream(batch, hidden_BLD))
+            counted_M = batch.places.counted[spec.modality]
+            z_MZ = self.condition(batch, hidden_BLD, spec.modality)[counted_M, 0]
+            if len(z_MZ):
+                ids = batch.contents[spec.modality][counted_M]
+                streams[spec.modality] = self.heads[spec.name](z_MZ, ids, generator)
+        return Prediction(streams, self.predict_next_stream(batch, hidden_BLD), latents)
+
+    def asked(
+        self, batch: Batch, hidden_BLD: Tensor, spec: StreamSpec, seen: Seen
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """z, previous block and target of every counted block, for one horizon after the other."""
+        parts = []
+        for ahead in self.config.horizons:
+            chosen = self.chosen(batch, spec.modality, ahead)
+            z = self.condition(batch, hidden_BLD, spec.modality, ahead)[chosen]
+            previous = self.previous(batch, spec.modality, seen, ahead)[chosen]
+            parts.append((z, previous, seen.clean_MPW[chosen]))
+        if len(parts) == 1:
+            return parts[0]
+        z, previous, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+        return z, previous, targets
+
+    def chosen(self, batch: Batch, modality: int, ahead: int) -> Tensor:
+        """(M,) int64: the blocks that are asked for `ahead` blocks ahead."""
+        places = batch.placed().places
+        counted_M = places.counted[modality]
+        if ahead == 1:
+            return counted_M
+        far = torch.from_numpy(np.flatnonzero(places.nth[modality].numpy() >= ahead))  # on the host
+        return counted_M[far.to(counted_M.device, non_blocking=True)]
+
+    def features(self, batch: Batch, spec: StreamSpec, seen: Seen) -> Tensor:
+        """(M, P, F) target features of the blocks of `asked`, in its order; each frame is looked
+        at once."""
+        values = self.embed.standardise[spec.name].inverse(seen.clean_MPW)
+        features_MPF = self.latents[spec.name].targets(values)
+        chosen = [self.chosen(batch, spec.modality, ahead) for ahead in self.config.horizons]
+        return torch.cat([features_MPF[c] for c in chosen])
 
     def predict_next_stream(self, batch: Batch, hidden_BLD: Tensor) -> IdsPrediction | None:
         """Whose turn is next, at the last position before every counted block."""
-        last = torch.zeros_like(batch.loss_mask)
-        last[:, :-1] = (
-            (batch.block_id[:, :-1] != batch.block_id[:, 1:])
-            & (batch.doc_id[:, :-1] == batch.doc_id[:, 1:])
-            & batch.loss_mask[:, 1:]  # False in padding
-        )
-        followers = batch.modality[:, 1:][last[:, :-1]]
-        if not len(followers):
+        turns_T = batch.placed().places.turns
+        if not len(turns_T):
             return None
-        numbers = torch.tensor([s.modality for s in self.layout.streams], device=followers.device)
-        targets = (followers[:, None] == numbers).int().argmax(dim=1)
-        return IdsPrediction(self.next_stream(hidden_BLD[last]).float(), targets)
+        followers = batch.modality.flatten()[turns_T + 1]
+        is_stream = [followers == spec.modality for spec in self.layout.streams]
+        targets = torch.stack(is_stream, -1).int().argmax(-1)
+        logits = self.next_stream(hidden_BLD.flatten(0, 1)[turns_T]).float()
+        return IdsPrediction(logits, targets)

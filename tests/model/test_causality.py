@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from mmpredict.model import Predictor
-from mmpredict.schema import Batch, IdsPrediction
+from mmpredict.model.fast_weights import FastWeightsConfig
+from mmpredict.model.rotary import RotaryConfig
+from mmpredict.schema import Batch, IdsPrediction, Prediction
 from tests.builders import (
     AUDIO,
     SUBSET_IDS,
@@ -29,6 +31,14 @@ from tests.builders import (
 from tests.model.with_series import ACTION, SERIES_MODEL, packed_series, series_document
 
 MODEL = predictor()
+VARIANTS = {
+    "experts": predictor(experts="ffn"),
+    "fast weights": predictor(fast_weights=FastWeightsConfig(every=1, num_heads=2, chunk=4)),
+    "far horizons": predictor(horizons=(1, 2, 4)),
+    "diagonal positions": predictor(rotary=RotaryConfig(axes="diagonal")),
+    "plain text": predictor(norm_text=False),
+    "bias, few keys": predictor(qkv_bias=True, num_kv_heads=1, head_dim=24, qk_norm=False),
+}
 CASES = [(MODEL, document(s, timed="mixed")) for s in SUBSETS]
 CASES += [
     (MODEL, packed_rows()),
@@ -36,21 +46,35 @@ CASES += [
     (SERIES_MODEL, series_document(subset=(ACTION,))),
     (SERIES_MODEL, packed_series()),
 ]
-IDS = [*SUBSET_IDS, "packed", "with series", "action", "packed with series"]
+CASES += [(model, packed_rows()) for model in VARIANTS.values()]
+IDS = [*SUBSET_IDS, "packed", "with series", "action", "packed with series", *VARIANTS]
 EACH_CASE = pytest.mark.parametrize(("model", "batch"), CASES, ids=IDS)
 
 
 def with_inputs(model: Predictor, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """The trunk's input as a leaf; from now on `model` reads it instead of the batch."""
     x_BLD = model.embed(batch).detach().requires_grad_()
-    monkeypatch.setattr(model.embed, "forward", lambda _: x_BLD)
+    monkeypatch.setattr(model.embed, "forward", lambda *_: x_BLD)
     return x_BLD
+
+
+def prediction(model: Predictor, batch: Batch) -> Prediction:
+    """What is said; of further horizons the part of the next block alone (the others stand behind
+    it)."""
+    said = model(batch, generator(0))
+    count = {m: len(blocks_of(batch, m)[0]) for m in said.streams}
+    ahead = len(model.config.horizons)
+    for modality, stream in said.streams.items():
+        if not isinstance(stream, IdsPrediction):
+            found = len(stream.targets_MPD)
+            assert found == count[modality] if ahead == 1 else found >= count[modality]
+    return said
 
 
 def statements(model: Predictor, batch: Batch) -> Iterator[tuple[str, int, int, Tensor]]:
     """(what, row, first block that it must not see, tensor) for every block of every stream."""
     hidden = model.hidden(batch)
-    said = model(batch, generator(0))
+    said = prediction(model, batch)
     for modality, stream in said.streams.items():
         z = model.condition(batch, hidden, modality)
         for i, (row, block) in enumerate(
@@ -143,7 +167,7 @@ def test_the_denoiser_keeps_blocks_apart():
         outlook = head.outlook(z, torch.randn(3, 6, 4, generator=generator(1)))
     noised = torch.randn(2, 3, 6, 4, generator=generator(2), requires_grad=True)
     level = torch.rand(2, 3, generator=generator(3))
-    clean = head.denoise(noised, level, z, outlook)
+    clean = head.denoise(noised, level, outlook)
     for draw, block in ((0, 0), (1, 2)):
         (gradient,) = torch.autograd.grad(clean[draw, block, 0].sum(), noised, retain_graph=True)
         reached = gradient.abs().sum(-1) > 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from mmpredict.model import PredictorConfig
 from mmpredict.model.embed import STD_FLOOR, Embed
 from mmpredict.schema import Layout, Statistics, StreamSpec
 
 
 def embed(own_units: bool, mean: list[float], std: list[float]) -> Embed:
     spec = StreamSpec(modality=3, name="x", width=len(mean), own_units=own_units)
-    made = Embed(Layout((spec,)), dim=8)
+    made = Embed(Layout((spec,)), PredictorConfig(dim=8, num_heads=1))
     made.set_statistics(Statistics(mean={3: torch.tensor(mean)}, std={3: torch.tensor(std)}))
     return made
 

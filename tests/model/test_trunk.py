@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from mmpredict.model import HeadConfig, Predictor, PredictorConfig
-from mmpredict.model.attention import Attention, attention_mask, rotary_table, rotate
+from mmpredict.model.attention import Attention, AttentionConfig
+from mmpredict.model.config import ContextNoise
 from mmpredict.model.embed import Standardise
-from mmpredict.schema import TICK_S, Statistics
+from mmpredict.model.fast_weights import FastWeightsConfig
+from mmpredict.model.rotary import Llama3Scaling, RotaryConfig, rotary_table, rotate
+from mmpredict.model.sight import look
+from mmpredict.schema import TICK_S, Statistics, UserError
 from tests.builders import (
     AUDIO,
     LAYOUT,
@@ -21,18 +26,6 @@ from tests.builders import (
     packed_rows,
     predictor,
 )
-
-
-def test_the_mask_is_the_rule_written_out():
-    batch = packed_rows()
-    mask = attention_mask(batch)
-    B, L = batch.modality.shape
-    assert mask.shape == (B, 1, L, L) and mask.dtype == torch.bool
-    for b in range(B):
-        doc, block = batch.doc_id[b].tolist(), batch.block_id[b].tolist()
-        rule = [[doc[i] == doc[j] and block[j] <= block[i] for j in range(L)] for i in range(L)]
-        assert mask[b, 0].tolist() == rule
-    assert bool(mask.any(-1).all())  # no softmax over nothing, not even in padding
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -101,7 +94,8 @@ def test_the_delay_since_the_last_own_block_is_asked_about():
 
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_grouped_queries_are_repeated_keys_and_values(qk_norm: bool):
-    grouped, full = Attention(32, 4, 2, qk_norm), Attention(32, 4, 4, qk_norm)
+    grouped = Attention(32, AttentionConfig(4, 2, qk_norm=qk_norm))
+    full = Attention(32, AttentionConfig(4, 4, qk_norm=qk_norm))
     state = grouped.state_dict()
     for name in ("k_proj.weight", "v_proj.weight"):
         heads = state[name].unflatten(0, (2, 8))
@@ -109,17 +103,28 @@ def test_grouped_queries_are_repeated_keys_and_values(qk_norm: bool):
     full.load_state_dict(state)
     batch = packed_rows()
     x = torch.randn(*batch.modality.shape, 32, generator=generator(0))
-    mask, table = attention_mask(batch), rotary_table(batch.positions, 8)
-    torch.testing.assert_close(grouped(x, mask, table), full(x, mask, table), atol=1e-5, rtol=1e-5)
+    sight, table = look(batch.doc_id, batch.block_id), rotary_table(batch.positions, 8)
+    a, b = grouped(x, sight, table), full(x, sight, table)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"num_kv_heads": 1}, {"qk_norm": False}, {"hidden": 48}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_kv_heads": 1},
+        {"qk_norm": False},
+        {"hidden": 48},
+        {"head_dim": 24},
+        {"qkv_bias": True},
+        {"experts": "ffn"},
+    ],
+)
 def test_options_build_and_learn(options: dict):
     batch = packed_rows()
     model = predictor(**options)
     said = model(batch, generator(0))
     said.streams[TEXT].logits_MV.square().mean().backward()
-    assert all(p.grad.isfinite().all() for p in model.blocks.parameters())
+    assert all(p.grad.isfinite().all() for p in model.trunk.parameters())
     default = predictor()
     changed = sum(p.numel() for p in model.parameters()) != sum(
         p.numel() for p in default.parameters()
@@ -127,8 +132,130 @@ def test_options_build_and_learn(options: dict):
     assert changed
 
 
+def test_text_alone_is_turned_as_in_a_language_model():
+    """On the diagonal every pair of text turns by the token's number times its frequency."""
+    batch = document({TEXT}, timed="none", blocks=(0, 0, 9))
+    cos, sin = rotary_table(batch.positions, 16, RotaryConfig(base=500.0, axes="diagonal"))
+    angle = torch.arange(9)[:, None] * 500.0 ** (-torch.arange(8) / 8)
+    torch.testing.assert_close(cos[0, 0], angle.cos())
+    torch.testing.assert_close(sin[0, 0], angle.sin())
+
+
+def test_on_the_diagonal_distances_still_decide():
+    model = predictor(rotary=RotaryConfig(axes="diagonal"))
+    batch = packed_rows()
+    moved = replace(batch, positions=batch.positions + torch.tensor([2.0, 0.0, 0.0]))
+    with torch.no_grad():
+        torch.testing.assert_close(model.hidden(batch), model.hidden(moved), atol=1e-4, rtol=1e-4)
+
+
+def test_activation_checkpoints_change_memory_and_nothing_else():
+    batch, gradients = packed_rows(), []
+    for switch in (False, True):
+        model = predictor(checkpoint_activations=switch).train()
+        model.hidden(batch).square().mean().backward()
+        gradients.append([p.grad for p in model.trunk.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_experts_serve_their_own_stream_alone():
+    model, batch = predictor(experts="ffn"), packed_rows()
+    layer = model.trunk.layers[-1]
+    with torch.no_grad():
+        before = model.hidden(batch)
+        layer.feed_forward.streams["text"].down_proj.weight.mul_(3.0)
+        layer.feed_forward_norm.weight[1] *= 2.0  # video stands second in the layout
+        after = model.hidden(batch)
+    changed = (before != after).any(-1)
+    assert torch.equal(changed, (batch.modality == TEXT) | (batch.modality == VIDEO))
+
+
+def test_context_noise_reaches_the_past_and_never_the_target():
+    noise = ContextNoise(share=1.0, sigma=0.5)
+    model, batch = predictor(context_noise=noise).train(), packed_rows()
+    seen = model.embed.see(batch, generator(3))
+    clean = predictor().embed.see(batch)
+    for modality in (AUDIO, VIDEO):
+        assert torch.equal(seen[modality].clean_MPW, clean[modality].clean_MPW)
+        apart = (seen[modality].seen_MPW - seen[modality].clean_MPW).flatten(1).norm(dim=1)
+        assert bool((apart > 0).all()) and len(set(seen[modality].level_M.tolist())) > 1
+        assert 1 <= int(seen[modality].level_M.min()) <= int(seen[modality].level_M.max()) <= 8
+    said = model(batch, generator(3))
+    assert torch.equal(said.streams[VIDEO].targets_MPD, clean[VIDEO].clean_MPW)
+    quiet = model.eval()(batch, generator(3))
+    twice = model(batch, generator(3))
+    assert torch.equal(quiet.streams[VIDEO].mean_MPD, twice.streams[VIDEO].mean_MPD)
+    assert not torch.equal(quiet.streams[VIDEO].mean_MPD, said.streams[VIDEO].mean_MPD)
+
+
+def test_a_far_horizon_is_what_the_same_block_would_be_asked_without_those_between():
+    """z of two blocks ahead, from a row that lacks the block between them."""
+    model = predictor()
+    batch = document({AUDIO}, blocks=(4, 0, 0))
+    shorter = {AUDIO: batch.contents[AUDIO][[0, 1, 3]]}
+    kept = torch.tensor([0, 1, 3])
+    cut = replace(
+        batch.map(lambda x: x[:, kept] if x.ndim > 1 and x.shape[:2] == (1, 4) else x),
+        contents=shorter,
+        prev_same=torch.tensor([[-1, 0, 1]]),
+        prev_any=torch.tensor([[-1, 0, 1]]),
+        block_id=torch.tensor([[0, 1, 2]]),
+    )
+    with torch.no_grad():
+        far = model.condition(batch, model.hidden(batch), AUDIO, ahead=2)
+        near = model.condition(cut, model.hidden(cut), AUDIO)
+        torch.testing.assert_close(far[3], near[2])
+        assert torch.equal(model.previous(batch, AUDIO, ahead=2)[3], model.previous(cut, AUDIO)[2])
+    assert model.has_previous(batch, AUDIO, 2).tolist() == [False, False, True, True]
+
+
+def test_horizons_add_only_blocks_that_are_far_enough_in():
+    batch = packed_rows()
+    one, three = predictor(), predictor(horizons=(1, 2, 4))
+    said, more = one(batch, generator(0)), three(batch, generator(0))
+    for modality in (AUDIO, VIDEO):
+        blocks = len(said.streams[modality].targets_MPD)
+        enough = sum(
+            int((one.has_previous(batch, modality, ahead) & one.counted(batch, modality)).sum())
+            for ahead in (2, 4)
+        )
+        assert enough or modality == VIDEO
+        assert len(more.streams[modality].targets_MPD) == blocks + enough
+        torch.testing.assert_close(
+            more.streams[modality].mean_MPD[:blocks], said.streams[modality].mean_MPD
+        )
+
+
+def test_batches_that_would_spoil_a_training_are_named():
+    model, batch = predictor(), packed_rows()
+    model.check(batch)
+    broken = {m: x.clone() for m, x in batch.contents.items()}
+    broken[AUDIO] = broken[AUDIO].float()
+    broken[AUDIO][2, 1] = float("nan")
+    with pytest.raises(UserError, match="1 of .* positions of stream audio hold NaN"):
+        model.check(replace(batch, contents=broken))
+    short = predictor(rotary=RotaryConfig(max_ticks=3))
+    with pytest.raises(UserError, match="rotary positions of this model 3"):
+        short.check(batch)
+
+
+def test_settings_come_back_from_plain_types():
+    config = PredictorConfig(
+        dim=32,
+        num_heads=2,
+        rotary=RotaryConfig(scaling=Llama3Scaling(factor=4.0)),
+        fast_weights=FastWeightsConfig(every=1),
+        horizons=(1, 3),
+        heads={"video": HeadConfig(dim=16)},
+    )
+    plain = json.loads(json.dumps(asdict(config)))
+    assert PredictorConfig.from_plain(plain) == config
+    with pytest.raises(ValueError, match="has no colour in this version"):
+        PredictorConfig.from_plain(plain | {"colour": 1})
+
+
 def test_norms_keep_scores_when_inputs_grow():
-    attention = Attention(32, 2, 2, qk_norm=True)
+    attention = Attention(32, AttentionConfig(2))
     x = torch.randn(1, 5, 32, generator=generator(0))
     weights = []
     for scale in (1.0, 100.0):
@@ -198,5 +325,8 @@ def test_sizes_that_do_not_fit_are_refused_with_numbers():
         PredictorConfig(dim=20, num_heads=2)
     with pytest.raises(ValueError, match="num_heads=4 .*num_kv_heads=3"):
         PredictorConfig(dim=32, num_heads=4, num_kv_heads=3)
+    for horizons in ((), (2,), (1, 1)):
+        with pytest.raises(ValueError, match="must hold 1"):
+            PredictorConfig(horizons=horizons)
     with pytest.raises(ValueError, match="'smell'.*'audio', 'video'"):
         Predictor(LAYOUT, PredictorConfig(dim=32, num_heads=2, heads={"smell": HeadConfig()}))
