@@ -1,5 +1,6 @@
 """LightningModules and what hangs on the Trainer."""
 
 from mmpredict.training.pretrain import Pretrain
+from mmpredict.training.tokenizer import FsqTokenizers
 
-__all__ = ["Pretrain"]
+__all__ = ["FsqTokenizers", "Pretrain"]

@@ -2,11 +2,14 @@
 results.json.
 
 Continuous streams are scored in units of the training data's standard deviation, on blocks that
-have a previous block (the others have nothing to be copied from); text in nats per token.
+have a previous block (the others have nothing to be copied from); text in nats per token. Bits per
+value are those of a density in the same units, of the block plus a little noise (model.heads), so
+they can be below 0: they compare heads and nothing else.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -31,6 +34,7 @@ BASELINE_NAMES = {
     int(Modality.AUDIO): {"last_spectrum": copy_last, "mean_spectrum": mean_block},
 }
 OTHER_BASELINES = {"copy_last": copy_last, "mean": mean_block}
+BITS = "bits_per_value"
 
 
 class HeldOut:
@@ -102,6 +106,10 @@ class HeldOut:
             said = forecast(previous)
             self._sum(spec.name, f"{name}/energy_score", energy_score(said[None], truth))
             self._sum(spec.name, f"{name}/mse_of_mean", squared_error(said, truth))
+        # Noise of its own, so that samples do not depend on what a density takes.
+        apart = torch.Generator(truth.device).manual_seed(generator.initial_seed())
+        nats_M = head.nats(z, previous, truth, apart)
+        self._sum(spec.name, BITS, nats_M / truth[0].numel() / math.log(2))
 
     def results(self) -> dict[str, Any]:
         """Means per stream with their baselines; a stream that never came is absent."""
@@ -117,7 +125,8 @@ class HeldOut:
             elif f"{spec.name}/energy_score" in self.sums:
                 baselines = BASELINE_NAMES.get(spec.modality, OTHER_BASELINES)
                 table[spec.name] = self._pair(spec.name, "") | {
-                    "baselines": {b: self._pair(spec.name, f"{b}/") for b in baselines}
+                    BITS: self._mean(spec.name, BITS),
+                    "baselines": {b: self._pair(spec.name, f"{b}/") for b in baselines},
                 }
         table["held_out_scenes"] = int(self.sums["documents"])
         return table

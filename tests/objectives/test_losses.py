@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmpredict.objectives import LossWeights, next_loss, token_nll
+from mmpredict.objectives import LossWeights, keep_in_range, next_loss, token_nll
 from mmpredict.objectives.losses import cross_entropy, flow_matching, z_loss
 from mmpredict.schema import IdsPrediction, Prediction, ValuesPrediction
 from tests.builders import AUDIO, LAYOUT, TEXT, VIDEO, generator
@@ -119,3 +119,89 @@ def test_absent_streams_add_nothing():
 def test_a_batch_without_a_counted_block_is_refused():
     with pytest.raises(ValueError, match="without a single counted block"):
         loss_of({})
+
+
+def codes(blocks: int = 3, seed: int = 4) -> ValuesPrediction:
+    g = generator(seed)
+    mean, targets = torch.randn(2, blocks, 6, 4, generator=g)
+    return ValuesPrediction(mean, targets, nats_MP=torch.rand(blocks, 6, generator=g))
+
+
+def test_a_likelihood_is_averaged_over_positions_beside_the_mean():
+    said = codes()
+    losses = loss_of({VIDEO: said}, weights=LossWeights(mean=0.5))
+    assert set(losses.parts) == {"video", "video_nats", "video_mean"}
+    torch.testing.assert_close(losses.parts["video_nats"], said.nats_MP.sum() / 18)
+    expected = losses.parts["video_nats"] + 0.5 * losses.parts["video_mean"]
+    torch.testing.assert_close(losses.total, expected)
+    alone = loss_of({VIDEO: said}, weights=LossWeights(mean=0.0))
+    torch.testing.assert_close(alone.total, alone.parts["video_nats"])
+
+
+UNCERTAIN = LossWeights(streams={"video": 3.0}, balance="uncertainty")
+
+
+def log_variances(**values: float) -> dict[str, Tensor]:
+    return {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}
+
+
+def balanced(log_s: dict[str, Tensor], weights: LossWeights = UNCERTAIN, streams=None):
+    streams = streams or {VIDEO: frames(), TEXT: words()}
+    return next_loss(Prediction(streams, words(seed=5)), LAYOUT, weights, log_s)
+
+
+def test_uncertainty_divides_each_loss_by_its_variance():
+    losses = balanced(log_variances(video=0.7, text=-0.4))
+    text = losses.parts["text"] + UNCERTAIN.z * z_loss(words())
+    expected = (
+        3.0 * (math.exp(-0.7) * losses.parts["video"] + 0.7)
+        + (math.exp(0.4) * text - 0.4)
+        + UNCERTAIN.next_stream * losses.parts["next_stream"]
+    )
+    torch.testing.assert_close(losses.total, expected)
+    fixed = loss_of({VIDEO: frames(), TEXT: words()}, words(seed=5))
+    for name, part in fixed.parts.items():
+        assert torch.equal(part, losses.parts[name])  # what is logged stays comparable
+
+
+def test_at_its_best_a_log_variance_is_the_log_of_its_loss():
+    log_s = log_variances(text=0.0)
+    plain = LossWeights(z=0.0, balance="uncertainty")
+    for _ in range(200):
+        total = balanced(log_s, plain, {TEXT: words()}).total
+        (grad,) = torch.autograd.grad(total, log_s["text"])
+        log_s["text"] = (log_s["text"] - 0.1 * grad).detach().requires_grad_()
+    best = float(cross_entropy(words()).log())
+    assert float(log_s["text"].detach()) == pytest.approx(best, abs=0.01)
+
+
+@pytest.mark.parametrize(("far", "clamped"), [(9.0, 2.0), (-9.0, -2.0)])
+def test_log_variances_are_clamped_but_can_come_back(far: float, clamped: float):
+    outside, at_the_edge = log_variances(text=far), log_variances(text=clamped)
+    assert torch.equal(
+        balanced(outside, streams={TEXT: words()}).total,
+        balanced(at_the_edge, streams={TEXT: words()}).total,
+    )
+    balanced(outside, streams={TEXT: words()}).total.backward()
+    inwards = -float(outside["text"].grad) * math.copysign(1.0, -far)  # a step of descent
+    assert inwards > 0  # the loss of these words lies between exp(-2) and exp(2)
+    keep_in_range(outside)
+    assert float(outside["text"].detach()) == clamped
+
+
+def test_a_stream_of_weight_zero_moves_nothing():
+    log_s = log_variances(video=0.3, text=0.1)
+    weights = LossWeights(streams={"video": 0.0}, balance="uncertainty")
+    balanced(log_s, weights).total.backward()
+    assert float(log_s["video"].grad) == 0 and float(log_s["text"].grad) != 0
+
+
+def test_balancing_needs_its_variances_and_known_names():
+    for given, missing in ((None, "video"), (log_variances(video=0.0), "text")):
+        with pytest.raises(ValueError, match=f"log variance of {missing}"):
+            balanced(given)
+    with pytest.raises(ValueError, match="neither fixed nor uncertainty"):
+        LossWeights(balance="gradnorm")
+    for bad in ({"streams": {"video": -1.0}}, {"mean": -0.1}, {"z": float("nan")}):
+        with pytest.raises(ValueError, match="0 or more"):
+            LossWeights(**bad)
