@@ -1,9 +1,10 @@
 """The embedded sounding world: small scenes with pictures, stereo sound, words and full truth."""
 
 from .condition import SPEECH, SPLITS, Condition
+from .counterfactual import SOUND_KINDS, VIDEO_KINDS, Pair, Unsuitable, draw_pairs, matched_pair
 from .families import FAMILIES
 from .questions import Question
-from .scene import Recording, Scene, draw_scene
+from .scene import Film, Recording, Scene, draw_scene
 from .stage import (
     COLOURS,
     FLOOR,
@@ -28,17 +29,24 @@ __all__ = [
     "NONE",
     "SCREEN",
     "SHAPES",
+    "SOUND_KINDS",
     "SPEECH",
     "SPLITS",
+    "VIDEO_KINDS",
     "WALL",
     "WORLD_VERSION",
     "Condition",
     "Event",
+    "Film",
+    "Pair",
     "Question",
     "Recording",
     "Scene",
     "Truth",
+    "Unsuitable",
+    "draw_pairs",
     "draw_scene",
     "is_held_out_pair",
     "is_held_out_place",
+    "matched_pair",
 ]

@@ -101,8 +101,34 @@ class Motion:
         return self.state_KN6[low_T] * (1 - share_T11) + self.state_KN6[low_T + 1] * share_T11
 
 
-def simulate(stage: Stage) -> Motion:
-    """Run the stage's physics for its whole length."""
+@dataclass(frozen=True)
+class Breach:
+    """A breach of the laws: one object is elsewhere at once, or moves otherwise, for no reason.
+
+    Args:
+        step: comes before this step; log entry `step` is the last one that knows nothing of it.
+        target: number of the object.
+        place: its new x and y, m; None leaves it where it is.
+        velocity: its new vx and vy, m/s; None leaves it. A spin turns with the sign of vx.
+    """
+
+    step: int
+    target: int
+    place: tuple[float, float] | None = None
+    velocity: tuple[float, float] | None = None
+
+    def act(self, body: pymunk.Body) -> None:
+        """Break the laws."""
+        if self.place is not None:
+            body.position = self.place
+        if self.velocity is not None:
+            if self.velocity[0] * body.velocity[0] < 0:
+                body.angular_velocity = -body.angular_velocity
+            body.velocity = self.velocity
+
+
+def simulate(stage: Stage, breach: Breach | None = None) -> Motion:
+    """Run the stage's physics for its whole length; with a breach, the same up to it."""
     space = pymunk.Space()
     space.gravity = (0.0, -GRAVITY)
     space.damping = _AIR
@@ -117,7 +143,7 @@ def simulate(stage: Stage) -> Motion:
         space.add(pymunk.SlideJoint(*pair, *ends, 0.0, string.length))
     num_steps = math.ceil(stage.seconds * STEP_HZ)
     mass_N = np.array([body.mass for body in bodies])
-    state, held_K, contacts = _run(space, bodies, stage.hand, num_steps)
+    state, held_K, contacts = _run(space, bodies, stage.hand, num_steps, breach)
     return Motion(state, contacts, held_K, mass_N)
 
 
@@ -133,7 +159,11 @@ _LOGS = _Logs()
 
 
 def _run(
-    space: pymunk.Space, bodies: list[pymunk.Body], hand: HandSpec | None, num_steps: int
+    space: pymunk.Space,
+    bodies: list[pymunk.Body],
+    hand: HandSpec | None,
+    num_steps: int,
+    breach: Breach | None,
 ) -> tuple[np.ndarray, np.ndarray, Contacts]:
     body_log, contact_log = _LOGS.bodies, _LOGS.contacts
     body_log.clear()
@@ -145,6 +175,8 @@ def _run(
     for step in range(num_steps):
         if grip:
             held_K[step] = grip.act(step)
+        if breach and step == breach.step:
+            breach.act(bodies[breach.target])
         space.step(1.0 / STEP_HZ)
         batch.get_space_bodies(space, _BODY, body_log)
         batch.get_space_arbiters(space, _ARBITER, contact_log)

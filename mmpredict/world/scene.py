@@ -14,12 +14,12 @@ from ..schema import Clip
 from .captions import write_captions
 from .condition import SPLITS, Condition
 from .families import FAMILIES, build_stage
-from .physics import simulate
+from .physics import Motion, simulate
 from .questions import Question, ask_questions
 from .render import render
 from .sound import synthesise
-from .stage import random_for
-from .truth import Truth, frame_truth, read_history
+from .stage import Stage, random_for
+from .truth import Event, History, Truth, frame_truth, read_history
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,27 @@ class Recording:
     clip: Clip
     truth: Truth
     questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Film:
+    """How a scene is filmed; see `Scene.record`."""
+
+    height_width: tuple[int, int]
+    fps: float = 8.0
+    sample_rate: int = 16000
+    channels: int = 2
+    frames: bool = True
+    sound: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.height_width) < 16 or self.fps <= 0 or self.sample_rate < 4000:
+            raise ValueError(
+                f"size={self.height_width} px, fps={self.fps} and sample_rate={self.sample_rate} "
+                "Hz: needs at least 16 px, more than 0 frames per second and 4000 Hz"
+            )
+        if self.channels not in (1, 2):
+            raise ValueError(f"channels={self.channels}; the world is heard with 1 or 2")
 
 
 @dataclass(frozen=True)
@@ -79,44 +100,66 @@ class Scene:
         Returns:
             The clip with its truth. Events, captions and positions do not depend on size and fps.
         """
-        height, width = (size, size) if isinstance(size, int) else size
-        _check(height, width, fps, sample_rate, channels)
-        condition, key = self.condition, f"{self.seed}/{self.family}/{self.split}"
-        stage = build_stage(self.seed, self.family, self.split, condition)
+        height_width = (size, size) if isinstance(size, int) else size
+        film = Film(height_width, fps, sample_rate, channels, frames, sound)
+        stage = self.stage()
         motion = simulate(stage)
         history = read_history(stage, motion)
+        return self.film(stage, motion, history, film)
+
+    @property
+    def key(self) -> str:
+        """What the scene's random choices depend on."""
+        return f"{self.seed}/{self.family}/{self.split}"
+
+    def stage(self) -> Stage:
+        """What stands there before the first moment."""
+        return build_stage(self.seed, self.family, self.split, self.condition)
+
+    def film(
+        self,
+        stage: Stage,
+        motion: Motion,
+        history: History,
+        film: Film,
+        *,
+        sounding: tuple[Event, ...] | None = None,
+    ) -> Recording:
+        """Film what happened.
+
+        Args:
+            motion, history: of the stage; `record` takes those that physics gives.
+            sounding: the events that are heard; None for all that happened.
+        """
+        condition, key, fps = self.condition, self.key, film.fps
         times_T = np.arange(max(1, round(condition.seconds * fps))) / fps
-        picture, visible_TN = render(stage, motion, times_T, (height, width), key, paints=frames)
-        if frames and condition.camera_noise > 0:
+        picture, visible_TN = render(
+            stage, motion, times_T, film.height_width, key, paints=film.frames
+        )
+        if film.frames and condition.camera_noise > 0:
             picture = _add_camera_noise(picture, condition.camera_noise, key)
         waveform = None
-        if sound:
-            tone, events = condition.room_tone_db, history.events
+        if film.sound:
             waveform = synthesise(
-                stage, motion, events, key, sample_rate=sample_rate, room_tone_db=tone
+                stage,
+                motion,
+                history.events if sounding is None else sounding,
+                key,
+                sample_rate=film.sample_rate,
+                room_tone_db=condition.room_tone_db,
             )
-            waveform = waveform if channels == 2 else waveform.mean(0, keepdims=True)
+            waveform = waveform if film.channels == 2 else waveform.mean(0, keepdims=True)
         questions = ask_questions(stage, motion, history, key)
         truth = frame_truth(stage, motion, history, times_T, visible_TN)
         clip = Clip(
-            frames_TCHW=_to_TCHW(picture) if frames else None,
-            times_s=truth.times_s if frames else None,
-            waveform_CS=torch.from_numpy(waveform) if sound else None,
-            sample_rate=sample_rate if sound else None,
+            frames_TCHW=_to_TCHW(picture) if film.frames else None,
+            times_s=truth.times_s if film.frames else None,
+            waveform_CS=torch.from_numpy(waveform) if film.sound else None,
+            sample_rate=film.sample_rate if film.sound else None,
             texts=write_captions(stage, motion, history, questions, condition, key),
             name=self.name,
         )
         return Recording(clip, truth, questions)
-
-
-def _check(height: int, width: int, fps: float, sample_rate: int, channels: int) -> None:
-    if min(height, width) < 16 or fps <= 0 or sample_rate < 4000:
-        raise ValueError(
-            f"size={height, width} px, fps={fps} and sample_rate={sample_rate} Hz: needs at "
-            f"least 16 px, more than 0 frames per second and 4000 Hz"
-        )
-    if channels not in (1, 2):
-        raise ValueError(f"channels={channels}; the world is heard with 1 or 2")
 
 
 def _to_TCHW(picture_THWC: np.ndarray) -> torch.Tensor:
