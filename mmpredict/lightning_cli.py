@@ -50,6 +50,7 @@ NOISE = (  # notes of Lightning on things that are as we want them
     r".*`weights_only` was not set",
     r".*[Dd]irectory .* exists and is not empty",
     r".*You have overridden `on_before_batch_transfer` in `LightningModule`",
+    r"Found \d+ module\(s\) in eval mode",  # frozen image encoders stay so
     r"Mismatch dtype between input and weight",  # rms_norm under autocast: slower, not wrong
 )
 PARSER_CHAFF = re.compile(
@@ -191,6 +192,7 @@ class TrainerCLI(LightningCLI):
             )
         anonymous = re.sub(r"(?m)^run_dir:.*\n", "", settings)
         self.run_dir = run_folder.choose(asked or root, self.command.name, anonymous)
+        trainer["precision"] = choose_precision(trainer)
         trainer["logger"] = loggers(self.run_dir, trainer.get("logger"))
         trainer["callbacks"] = [
             *callbacks(self.run_dir, trainer),
@@ -249,6 +251,13 @@ def callbacks(run_dir: Path, trainer: dict[str, Any]) -> list[Callback]:
     refused = tuple(kind for key, kind in switches.items() if trainer.get(key) is False)
     ours = [c for c in default_callbacks(run_dir) if not isinstance(c, refused)]
     return [c for c in ours if not _has(asked, type(c))] + asked
+
+
+def choose_precision(trainer: dict[str, Any]) -> str | None:
+    """What the recipe asks for, or what the machine is good at."""
+    from mmpredict.training.precision import choose
+
+    return choose(trainer)
 
 
 def default_callbacks(run_dir: Path) -> list[Callback]:

@@ -297,7 +297,7 @@ class Batch:
         return int((self.doc_id > 0).sum())
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """Apply `function` to every tensor. It may change shapes, so places are to be found anew."""
+        """Apply `function` to every tensor. It may change shapes: places are to be found anew."""
         apart = ("contents", "places")
         tensors = {
             f.name: function(getattr(self, f.name)) for f in fields(self) if f.name not in apart
@@ -310,8 +310,11 @@ class Batch:
         return self if self.places is not None else replace(self, places=Places.of(self))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Move to a device; float64 times become float32 where the device has no float64."""
+        """Move to a device; float64 times become float32 where the device has no float64. To a
+        CUDA device by pinned memory, so that the host does not wait for the copies."""
         device = torch.device(device)
+        if device.type == "cuda" and not self.doc_id.is_cuda and not self.doc_id.is_pinned():
+            return self.pin_memory().to(device, non_blocking=True)
 
         def moved(x: Tensor) -> Tensor:
             if device.type == "mps" and x.dtype == torch.float64:

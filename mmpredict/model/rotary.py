@@ -53,9 +53,7 @@ class RotaryConfig:
         return self.max_ticks or math.floor(2 * math.pi * self.base)
 
 
-def frequencies(
-    head_dim: int, config: RotaryConfig, device: torch.device | str = "cpu"
-) -> Tensor:
+def frequencies(head_dim: int, config: RotaryConfig, device: torch.device | str = "cpu") -> Tensor:
     """(E/2,) radians per tick, float32."""
     pairs = torch.arange(head_dim // 2, dtype=torch.float32, device=device)
     # Not base ** -x: that is off in the last bit, which at position 4000 is 1e-4 of an angle.

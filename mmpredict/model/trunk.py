@@ -65,7 +65,7 @@ class Trunk(nn.Module):
             batch.block_id,
             window=config.window,
             backend=config.attention,
-            static=self.compiled,
+            static=self.compiled and self.training,
             longest_block=self.longest_block,
         )
         table = rotary_table(batch.positions, config.attention_layer.head_dim, config.rotary)
@@ -157,8 +157,10 @@ class Trunk(nn.Module):
         rows = self.rows(batch)
         saves_memory = self.config.checkpoint_activations and self.training
         for layer in self.layers:
+            # Scoring comes in other shapes; it is not worth a graph of its own.
+            run = layer if self.training else layer.forward
             if saves_memory and torch.is_grad_enabled():
-                x_BLD = checkpoint(layer, x_BLD, rows, use_reentrant=False)
+                x_BLD = checkpoint(run, x_BLD, rows, use_reentrant=False)
             else:
-                x_BLD = layer(x_BLD, rows)
+                x_BLD = run(x_BLD, rows)
         return self.norm(x_BLD)

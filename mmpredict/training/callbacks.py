@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from mmpredict.schema import Batch
 from mmpredict.training import samples
 from mmpredict.training.data_report import DataReport, data_lines
+from mmpredict.training.meters import Meters
 from mmpredict.training.predictions import Predictions, finite
 from mmpredict.training.progress import Progress
 from mmpredict.training.report import write_report
@@ -38,6 +39,7 @@ def run_callbacks(run_dir: Path) -> list[Callback]:
     """The callbacks of every run; they write to `run_dir`."""
     return [
         Progress(),
+        Meters(),
         FinalTable(run_dir),
         Samples(run_dir),
         Report(run_dir),
@@ -227,11 +229,13 @@ def score_test_documents(trainer: Trainer, module: LightningModule) -> dict[str,
 
 @contextmanager
 def evaluating(module: LightningModule) -> Iterator[None]:
-    """Evaluation mode without gradients; every part's own mode comes back."""
+    """Evaluation mode without gradients, with the weights that scores are taken of; every part's
+    own mode comes back."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
+    scored_weights = getattr(module, "scored_weights", nullcontext)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), scored_weights():
             yield
     finally:
         for part, mode in modes.items():

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from mmpredict.model import HeadConfig, Predictor, PredictorConfig
+from mmpredict.model import Predictor, PredictorConfig
 from mmpredict.tokens import Codecs
 
-FORMAT = 1
+FORMAT = 2  # 1: before the trunk was a module of its own
 PREFIX = "predictor."  # of the predictor's tensors in a checkpoint of Pretrain
 
 
@@ -48,10 +48,19 @@ def load_predictor(path: str | Path) -> tuple[Predictor, Codecs, dict[str, Any]]
             f"checkpoint {path} has format {about['format']}, this version reads up to {FORMAT}; "
             "install a newer mmpredict"
         )
+    if about["format"] < FORMAT:
+        raise ValueError(
+            f"checkpoint {path} has format {about['format']}, of an early version whose layers had "
+            f"other names; this version reads format {FORMAT}: train anew, or use the version that "
+            "wrote it"
+        )
     codecs = Codecs.from_plain(about["codecs"])
-    plain = dict(about["predictor"])
-    plain["heads"] = {name: HeadConfig(**head) for name, head in plain["heads"].items()}
-    predictor = Predictor(codecs.layout, PredictorConfig(**plain))
-    state = {k.removeprefix(PREFIX): v for k, v in checkpoint["state_dict"].items()}
+    config = PredictorConfig.from_plain(about["predictor"])
+    predictor = Predictor(codecs.layout, config)
+    state = {  # beside it stand the weights of the losses, where they are learned
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
     predictor.load_state_dict(state)
     return predictor.eval(), codecs, about

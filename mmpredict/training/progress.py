@@ -1,4 +1,5 @@
-"""What a person sees while a run goes on: three lines before the first step, then one that moves.
+"""What a person sees while a run goes on: three lines before the first step (`Meters` adds one on
+its cost), then one that moves.
 
 The device is asked for numbers once a second at most: every question makes it wait.
 """
@@ -12,9 +13,14 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
 
+from mmpredict.schema import Batch
+from mmpredict.training.flops import positions
+from mmpredict.training.meters import Meters
+
 QUIET_TENTHS = 10  # lines of a whole training where there is no terminal
 QUIET_S = 60.0  # between lines where the number of steps is not known
 LOSS = "train/loss/"
+PARTS = ("_mean", "_flow", "_nats", "_latent")  # of a stream's loss: it stands for them
 
 
 class Progress(ProgressBar):
@@ -32,7 +38,7 @@ class Progress(ProgressBar):
         self._enabled = True
         self._bar: Any = None
         self._total: int | None = None
-        self._tokens: Any = 0  # since `_window_s`; a tensor on the batches' device
+        self._tokens = 0  # since `_window_s`
         self._window_s = self._start_s = self._shown_s = 0.0
         self._start_step = self._last_tenth = 0
         self._tokens_per_s = 0.0
@@ -84,16 +90,15 @@ class Progress(ProgressBar):
             self._start_step = trainer.global_step
             self._tokens = 0
             return
-        doc_id = getattr(batch, "doc_id", None)
-        if doc_id is not None:
-            self._tokens = self._tokens + (doc_id > 0).sum()
+        if isinstance(batch, Batch):
+            self._tokens += sum(positions(batch).values())
         if now - self._shown_s >= self.refresh_s:
             self._measure(trainer)
             self._show(trainer)
 
     def _measure(self, trainer: Trainer) -> None:
         """Tokens per second since the last look, smoothed; all ranks are held to be equal."""
-        tokens, now = int(self._tokens) * trainer.world_size, time.monotonic()
+        tokens, now = self._tokens * trainer.world_size, time.monotonic()
         if tokens and now > self._window_s:
             rate = tokens / (now - self._window_s)
             old = self._tokens_per_s or rate
@@ -120,6 +125,8 @@ class Progress(ProgressBar):
         parts = [f"{step}/{self._total}" if self._total else f"{step}"]
         if self._tokens_per_s:
             parts.append(f"{short(self._tokens_per_s)} tok/s")
+        if (share := machine_share(trainer)) is not None:
+            parts.append(f"{share:.0%} MFU")
         done = step - self._start_step
         if self._total and done > 0 and step < self._total:
             left_s = (time.monotonic() - self._start_s) / done * (self._total - step)
@@ -175,6 +182,12 @@ def total_steps(trainer: Trainer) -> int | None:
     return max(1, int(batches) // trainer.accumulate_grad_batches) * epochs
 
 
+def machine_share(trainer: Trainer) -> float | None:
+    """The share of the machine's speed that the last logged steps used, if it is metered."""
+    meters = (c for c in trainer.callbacks if isinstance(c, Meters))
+    return next((m.mfu for m in meters), None)
+
+
 def losses(trainer: Trainer) -> dict[str, float]:
     """The latest logged loss of each stream."""
     logged = {
@@ -182,7 +195,7 @@ def losses(trainer: Trainer) -> dict[str, float]:
         for name, value in trainer.logged_metrics.items()
         if name.startswith(LOSS) and name != f"{LOSS}next_stream"
     }
-    parts = {f"{name}{ending}" for name in logged for ending in ("_mean", "_flow")}
+    parts = {f"{name}{ending}" for name in logged for ending in PARTS}
     return {name: value for name, value in logged.items() if name not in parts}
 
 
@@ -242,10 +255,10 @@ def _parts(module: LightningModule) -> list[str]:
         return []
     seen: set[int] = set()
     counts: dict[str, int] = {}
-    for name in ("embed", "blocks", "heads"):
+    for name in ("embed", "trunk", "heads"):
         own = {id(p): p.numel() for p in getattr(predictor, name).parameters() if id(p) not in seen}
         seen |= set(own)
-        counts["trunk" if name == "blocks" else name] = sum(own.values())
+        counts[name] = sum(own.values())
     shares = ", ".join(f"{name} {short(count)}" for name, count in counts.items())
     return [shares, f"width {config.dim}, depth {config.depth}"]
 

@@ -60,7 +60,11 @@ def stream_names(series: Mapping[str, Points]) -> list[str]:
     """The streams that the metrics speak of."""
     validated = {m[1] for name in series if (m := re.match(r"val/([^/]+)/", name))}
     trained = {m[1] for name in series if (m := re.match(r"train/loss/([^/]+)$", name))}
-    whole = {n for n in trained if re.sub(r"_(mean|flow)$", "", n) == n and n != "next_stream"}
+    whole = {
+        n
+        for n in trained
+        if re.sub(r"_(mean|flow|nats|latent)$", "", n) == n and n != "next_stream"
+    }
     return sorted(validated | whole, key=lambda name: (ORDER.find(name) % 99, name))
 
 
@@ -78,6 +82,9 @@ def panels(series: Mapping[str, Points], name: str) -> list[Panel]:
     error = {"training": f"train/loss/{name}_mean", "held out": f"val/{name}/mse_of_mean"}
     score = {"held out": f"val/{name}/energy_score"}
     flow = {"training": f"train/loss/{name}_flow"}
+    nats = {"training": f"train/loss/{name}_nats"}
+    features = {"training": f"train/loss/{name}_latent"}
+    said, target = (f"train/latent/{name}_rank_{which}" for which in ("said", "target"))
     return _kept(
         [
             Panel(
@@ -87,6 +94,13 @@ def panels(series: Mapping[str, Points], name: str) -> list[Panel]:
             ),
             Panel("energy score", _pick(series, score), _baselines(series, name, "energy_score")),
             Panel("flow-matching loss", _pick(series, flow), {}),
+            Panel("nats of the mixture or codes", _pick(series, nats), {}),
+            Panel("loss of the features", _pick(series, features), {}),
+            Panel(
+                "effective rank of the features",
+                _pick(series, {"training": said}),
+                _pick(series, {"target": target}),
+            ),
         ]
     )
 

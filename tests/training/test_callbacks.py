@@ -149,7 +149,8 @@ def test_results_have_exactly_the_schema(run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     pair = {"energy_score", "mse_of_mean"}
     assert set(results) == {"video", "audio", "text", "seconds", "held_out_scenes"}
-    assert set(results["video"]) == set(results["audio"]) == pair | {"baselines"}
+    assert set(results["video"]) == set(results["audio"])
+    assert set(results["video"]) == pair | {"bits_per_value", "baselines"}
     assert set(results["video"]["baselines"]) == {"copy_last"}
     assert set(results["audio"]["baselines"]) == {"last_spectrum", "mean_spectrum"}
     for stream in ("video", "audio"):
@@ -203,9 +204,9 @@ def test_few_lines_before_the_first_step(
     out, _ = capsys.readouterr()
     opening, _, rest = out.partition("\nstep ")
     lines = [line for line in opening.splitlines() if line.strip()]
-    assert [line.split()[0] for line in lines] == ["data", "model", "steps"]
+    assert [line.split()[0] for line in lines] == ["data", "model", "steps", "cost"]
     assert "\x1b" not in out and "\r" not in out
-    assert re.search(r"10/10  \S+ tok/s  audio \S+  video \S+  text \S+\n", rest)
+    assert re.search(r"10/10  \S+ tok/s  \d+% MFU  audio \S+  video \S+  text \S+\n", rest)
     assert (
         "2 files skipped (2 video unreadable):" in rest
         and "clip-4.mp4: it ends in the middle" in rest
@@ -265,9 +266,9 @@ def test_scoring_leaves_the_model_and_the_ngrams_as_they_were(tmp_path: Path) ->
     class Watch(pl.Callback):
         def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             before = {m: int(c.state_dict()["counts"].sum()) for m, c in pl_module.ngrams.items()}
-            pl_module.predictor.norm.eval()
+            pl_module.predictor.trunk.norm.eval()
             assert score_test_documents(trainer, pl_module)["held_out_scenes"] == 5
-            assert pl_module.training and not pl_module.predictor.norm.training
+            assert pl_module.training and not pl_module.predictor.trunk.norm.training
             after = {m: int(c.state_dict()["counts"].sum()) for m, c in pl_module.ngrams.items()}
             assert before == after
 
