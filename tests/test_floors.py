@@ -42,7 +42,8 @@ HOUSE = {
 }
 ARRAYS = {"torch", "numpy"}
 # imported only where they are used
-LATE = {"torchaudio", "torchvision", "timm", "tokenizers", "matplotlib", "fsspec", "aiohttp"}
+LATE = {"torchaudio", "torchvision", "timm", "tokenizers", "safetensors", "matplotlib"}
+LATE |= {"fsspec", "aiohttp"}
 EXTRAS = {"pyarrow", "transformers", "ale_py", "vizdoom", "torchcodec"}  # optional, so late too
 # room -> packages that it may import at the top of a file
 THIRD_PARTY = {room: ARRAYS for room in HOUSE} | {

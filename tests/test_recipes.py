@@ -10,6 +10,7 @@ from pytorch_lightning import LightningDataModule, LightningModule
 
 from mmpredict import cli, command_line, lightning_cli, recipe_files
 from mmpredict.recipe_check import Check
+from mmpredict.tokens import MelChunks, Patches
 
 MAX_RECIPE_LINES = 60
 PASSPORT = ("What", "Run", "Cost", "Expect")
@@ -58,6 +59,18 @@ def test_recipe_builds(path, tmp_path, monkeypatch):
         from tests.datamodules.lerobot_files import CAMERAS, Dataset
 
         Dataset(cameras=CAMERAS[:1]).write(tmp_path / "lerobot")
+    if recipe_files.recipe_name(path) == "fsq":  # its heads stand on trained tokenizers
+        from datamodules import World
+        from tests.model.heads_small import write_tokenizers
+
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]
+        video, audio = Patches(**data["video"]), MelChunks(**data["audio"])
+        layout = World(video=video, audio=audio, text=None).layout
+        write_tokenizers(tmp_path / "runs/fsq_tokenizer/ckpt/last.ckpt", layout.streams)
+    if recipe_files.recipe_name(path) == "from_llm":  # begins with a folder made beforehand
+        from tests.model.llama_folder import write_llama
+
+        write_llama(tmp_path / "smollm2")
     command = command_for(path, "--run_dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu")
     lightning_cli.trust(command.trusted)
     built = lightning_cli.TrainerCLI(command, lightning_cli.FirstBatch(), run=False)

@@ -123,5 +123,5 @@ def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(f"series name {name!r}: take letters, digits and _, a letter first")
     of_torch = hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name)
-    if name in TAKEN or of_torch or name.endswith(("_mean", "_flow")):
+    if name in TAKEN or of_torch or name.endswith(("_mean", "_flow", "_nats", "_latent")):
         raise ValueError(f"series name {name!r} has a meaning of its own here; take another")
