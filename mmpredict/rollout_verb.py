@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mmpredict.generate import Rollout
     from mmpredict.schema import Clip
     from mmpredict.tokens import Codecs
 
@@ -37,12 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="what goes on, such as text or video,audio (default: all that the model has)",
     )
-    add(
-        "--temperature",
-        type=float,
-        default=1.0,
-        help="noise of all but words; 0: their mean (default 1)",
-    )
+    noise = "noise of all but words; 0: their mean (default 1)"
+    add("--temperature", type=float, default=1.0, help=noise)
     add(
         "--text_temperature",
         "--text-temperature",
@@ -50,8 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.7,
         help="of the words; 0: the likeliest (default 0.7)",
     )
+    add(
+        "--guidance",
+        type=float,
+        default=1.0,
+        help="above 1: more of what the past makes likely, if the head learned it (default 1)",
+    )
+    add(
+        "--futures",
+        type=int,
+        default=1,
+        help="in how many ways to go on; if several: x-1.mp4, x-2.mp4, ... (default 1)",
+    )
     add("--steps", type=int, default=10, help="steps of the flow heads per block (default 10)")
-    add("--seed", type=int, default=0, help="seed of the draws (default 0)")
+    add("--seed", type=int, default=0, help="seed of the draws; future n has seed + n (default 0)")
     add(
         "--prompt_seconds",
         "--prompt-seconds",
@@ -71,6 +80,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"--seconds {args.seconds} and --steps {args.steps} must be above 0")
     if args.temperature < 0:
         parser.error(f"--temperature {args.temperature} must be 0 or more")
+    if args.futures < 1:
+        parser.error(f"--futures {args.futures} must be at least 1")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,8 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """
     import torch
 
-    from mmpredict.generate import rollout, write_rollout
-    from mmpredict.generate.render import timed_line
+    from mmpredict.generate import rollouts, write_rollout
     from mmpredict.training.checkpoint import load_predictor
 
     predictor, codecs, info = load_predictor(args.ckpt)
@@ -96,29 +106,42 @@ def run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt, codecs, prompt_s)
     names = None if args.streams is None else [n.strip() for n in args.streams.split(",")]
 
-    result = rollout(
+    results = rollouts(
         predictor.to("cuda" if torch.cuda.is_available() else "cpu"),
         codecs,
         prompt,
+        futures=args.futures,
         seconds=args.seconds,
         streams=names,
         temperature=args.temperature,
         text_temperature=args.text_temperature,
+        guidance=args.guidance,
         steps=args.steps,
         seed=args.seed,
         context_length=context_length,
     )
-    for notice in (*prompt.notices, *result.notices):
+    for notice in dict.fromkeys([*prompt.notices, *(n for r in results for n in r.notices)]):
         print(f"note: {notice}")
-    for path in write_rollout(result, args.out):
-        print(f"wrote {path}")
+    for number, result in enumerate(results, start=1):
+        out = args.out
+        if len(results) > 1:
+            out = out.with_name(f"{out.stem}-{number}{out.suffix}")
+        for path in write_rollout(result, out):
+            print(f"wrote {path}")
+        _print_text(result, codecs)
+    return 0
+
+
+def _print_text(result: Rollout, codecs: Codecs) -> None:
+    """What was said, a line per piece."""
+    from mmpredict.generate.render import timed_line
+
     for tokens in result.tokens:
         if not codecs.layout[tokens.modality].is_discrete:
             continue
         for piece in codecs.text.decode(tokens).texts:
             if piece.text:
                 print(f"text: {timed_line(piece)}")
-    return 0
 
 
 def read_prompt(items: list[str], codecs: Codecs, prompt_s: float) -> Clip:

@@ -68,6 +68,21 @@ def test_same_seed_same_files_other_seed_differs(tmp_path):
     assert a == b != c
 
 
+def test_several_futures_have_numbered_files_each_that_of_its_seed(tmp_path, capsys):
+    ckpt = checkpoint(tmp_path / "a.ckpt", "audio")
+    write_wav(tmp_path / "p.wav", make_prompt("audio").waveform_CS, 8000)
+    words = ("--ckpt", ckpt, "--prompt", tmp_path / "p.wav", "--seconds", "0.2", "--steps", "2")
+    run(*words, "--futures", "2", "--seed", "3", "--out", tmp_path / "x.wav")
+    said = capsys.readouterr().out.splitlines()
+    names = ("x-1.wav", "x-1.png", "x-2.wav", "x-2.png")
+    assert said == [f"wrote {tmp_path / name}" for name in names]
+    run(*words, "--seed", "4", "--out", tmp_path / "y.wav")
+    one, two, alone = ((tmp_path / name).read_bytes() for name in ("x-1.wav", "x-2.wav", "y.wav"))
+    assert one != two
+    apart = read_clip(tmp_path / "x-2.wav").waveform_CS - read_clip(tmp_path / "y.wav").waveform_CS
+    assert two == alone or apart.abs().max() < 1e-3
+
+
 def test_streams_chooses_what_goes_on(tmp_path, capsys):
     ckpt = checkpoint(tmp_path / "a.ckpt", "audio", "video", "text")
     out = ("--out", tmp_path / "x", "--seconds", "0.25", "--steps", "1")

@@ -1,14 +1,9 @@
-"""A predictor goes on where a prompt ends, in every stream. In: a Clip. Out: the Clip, longer.
+"""A predictor goes on where a prompt ends, in every stream. In: a Clip. Out: the Clip, longer; or
+several, as it may go on in one way or another.
 
 The continuous streams come by the clock: the next frame is due one period after the last, and so is
 the next chunk of sound. Between them stands text when the head `next_stream` says that text is
 next.
-
-A block that does not exist yet is asked for by a placeholder of zeros at its time. Nothing that the
-predictor says of a block depends on the block itself or on what follows, so the zeros do not matter
-(tests/generate/test_rollout.py).
-
-Shapes: C channels and S samples of a waveform.
 """
 
 from __future__ import annotations
@@ -18,14 +13,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
-from mmpredict.generate.row import SLACK_S, Row, Sampling
+from mmpredict.generate.futures import Futures, Sampling, can_be_guided
+from mmpredict.generate.joining import joined
+from mmpredict.generate.row import SLACK_S, Row
 from mmpredict.model import Predictor
-from mmpredict.schema import Clip, Layout, Modality, Series, StreamSpec, Tokens
-from mmpredict.tokens import Codecs, MelChunks
-
-SEAM_S = 0.005  # the jump between recorded and generated sound is spread over this long
+from mmpredict.schema import Clip, Layout, Modality, StreamSpec, Tokens
+from mmpredict.tokens import Codecs
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,6 @@ class Rollout:
     notices: tuple[str, ...] = ()
 
 
-@torch.no_grad()
 def rollout(  # noqa: PLR0913 - the front door of the room; every argument is a user's choice
     predictor: Predictor,
     codecs: Codecs,
@@ -57,31 +50,77 @@ def rollout(  # noqa: PLR0913 - the front door of the room; every argument is a 
     temperature: float = 1.0,
     text_temperature: float = 0.7,
     min_p: float = 0.05,
+    guidance: float = 1.0,
     steps: int = 10,
     seed: int = 0,
     context_length: int = 1024,
     max_text_run: int = 64,
     max_tokens: int = 256,
 ) -> Rollout:
-    """Let the predictor go on from a prompt.
+    """Let the predictor go on from a prompt, in one way; the arguments are those of `rollouts`."""
+    (only,) = rollouts(
+        predictor,
+        codecs,
+        prompt,
+        futures=1,
+        seconds=seconds,
+        streams=streams,
+        temperature=temperature,
+        text_temperature=text_temperature,
+        min_p=min_p,
+        guidance=guidance,
+        steps=steps,
+        seed=seed,
+        context_length=context_length,
+        max_text_run=max_text_run,
+        max_tokens=max_tokens,
+    )
+    return only
 
-    A stream that the prompt lacks begins where the prompt ends; a stream that ends earlier than the
-    others is caught up first. Where only text goes on, it goes on to the end of a piece (with a
-    model of text alone: for `max_tokens`), and a prompt of untimed text alone is continued inside
-    its last piece.
+
+def rollouts(  # noqa: PLR0913 - the front door of the room; every argument is a user's choice
+    predictor: Predictor,
+    codecs: Codecs,
+    prompt: Clip,
+    *,
+    futures: int,
+    seconds: float,
+    streams: Collection[str] | None = None,
+    temperature: float = 1.0,
+    text_temperature: float = 0.7,
+    min_p: float = 0.05,
+    guidance: float = 1.0,
+    steps: int = 10,
+    seed: int = 0,
+    context_length: int = 1024,
+    max_text_run: int = 64,
+    max_tokens: int = 256,
+) -> list[Rollout]:
+    """Let the predictor go on from a prompt, in several ways side by side.
+
+    The prompt is read once. A stream that the prompt lacks begins where the prompt ends; a stream
+    that ends earlier than the others is caught up first. Where only text goes on, it goes on to the
+    end of a piece (with a model of text alone: for `max_tokens`), and a prompt of untimed text
+    alone is continued inside its last piece.
 
     Args:
         predictor: in evaluation mode, on the device that is to work.
         codecs: the encoders that the predictor was trained with.
         prompt: frames, sound and text in the form that the encoders take; any may be missing.
+        futures: in how many ways.
         seconds: how long to go on; without meaning where only text goes on.
         streams: names of the streams that go on; None for all that the predictor has.
         temperature: scale of the noise of frames and sound; 0 gives the mean.
         text_temperature: of words and of the decision whether to speak; 0 takes the likelier.
-        min_p: words less likely than this share of the likeliest are not drawn.
+        min_p: words and codes less likely than this share of the likeliest are not drawn.
+        guidance: above 1, more of what the past makes likely, in streams whose head was trained
+            with `drop_condition`.
         steps: steps of the flow heads.
-        seed: same seed, same device, same result.
-        context_length: positions that the predictor sees; give that of the training.
+        seed: of the first future; the n-th is what `seed + n` alone gives. Same seed, same device,
+            same number of futures: same result.
+        context_length: positions that the predictor sees; give that of the training. When they are
+            full, the oldest blocks go, so that half is free. A model with a shorter attention
+            window sees what is in its window, however long the row.
         max_text_run: text tokens between two other blocks, at most.
         max_tokens: text tokens where only text goes on, at most.
     """
@@ -89,27 +128,33 @@ def rollout(  # noqa: PLR0913 - the front door of the room; every argument is a 
     names = _wanted(layout, streams)
     clocked = [spec for spec in layout.streams if spec.name in names and spec.period_s]
     speaks = any(spec.name in names and spec.modality == Modality.TEXT for spec in layout.streams)
-    _check(layout, clocked, seconds, context_length)
-    sampling = Sampling(temperature, text_temperature, min_p, steps, seed)
+    _check(layout, clocked, seconds, context_length, futures)
+    sampling = Sampling(temperature, text_temperature, min_p, steps, guidance, seed)
+    notices = [*_unused(layout, prompt), *_unguided(predictor, names, guidance)]
 
     encoded = {tokens.modality: tokens for tokens in codecs.encode(prompt)}
     goes_on_inside = not clocked and set(encoded) == {Modality.TEXT} and _is_untimed_at_end(encoded)
     if goes_on_inside:
         encoded[Modality.TEXT] = _first(encoded[Modality.TEXT], -1)  # without END
     prompt_end_s = _end_s(layout, encoded)
-    row = Row(predictor, encoded, context_length, sampling)
-    if clocked:
-        clocks = [Clock.after(spec, encoded.get(spec.modality), prompt_end_s) for spec in clocked]
-        _run_clocks(row, clocks, prompt_end_s + seconds, max_text_run if speaks else 0)
-    else:
-        row.wait_until(prompt_end_s)  # what is said of a video comes when its last frame was shown
-        stop_id = None if len(layout.streams) == 1 else codecs.text.end_id
-        _run_text(row, max_tokens, stop_id)
+    with torch.inference_mode():
+        grown = Futures(predictor, encoded, context_length, sampling, count=futures)
+        if clocked:
+            clocks = [Clock.after(s, encoded.get(s.modality), prompt_end_s) for s in clocked]
+            _run_clocks(grown, clocks, prompt_end_s + seconds, max_text_run if speaks else 0)
+        else:
+            # What is said of a video comes when its last frame was shown.
+            grown.wait_until(prompt_end_s)
+            stop_id = None if len(layout.streams) == 1 else codecs.text.end_id
+            _run_text(grown, max_tokens, stop_id)
 
-    made = row.made()
-    clip = _joined(codecs, prompt, encoded, made, goes_on_inside)
-    notices = [*_unused(layout, prompt), *row.notices]
-    return Rollout(clip, prompt_end_s, list(made.values()), tuple(notices))
+    results = []
+    for index, row in enumerate(grown.rows):
+        made = grown.made(index)
+        clip = joined(codecs, prompt, encoded, made, goes_on_inside)
+        told = (*notices, *_out_of_sight(row))
+        results.append(Rollout(clip, prompt_end_s, list(made.values()), told))
+    return results
 
 
 def block_start_s(spec: StreamSpec, end_s: float) -> float:
@@ -144,33 +189,48 @@ class Clock:
         return round(self.due_s * 1e6), self.spec.modality
 
 
-def _run_clocks(row: Row, clocks: list[Clock], until_s: float, max_text_run: int) -> None:
+def _run_clocks(futures: Futures, clocks: list[Clock], until_s: float, max_text_run: int) -> None:
     """Make every block whose period starts before `until_s`, with text between them."""
-    text_run = 0
     while True:
         going = [c for c in clocks if block_start_s(c.spec, c.due_s) < until_s - SLACK_S]
         if not going:
             return
         clock = min(going, key=lambda c: c.order)
-        view = row.look(clock.spec, clock.due_s)
-        # Text that ends with the last block would stand behind a frame or sound of the same time.
-        slack_s = -SLACK_S if clock.spec.modality > Modality.TEXT else SLACK_S
-        at_once = row.now_s is not None and clock.due_s <= row.text_end_s + slack_s
-        if text_run < max_text_run and not at_once and row.text_is_next(view):
-            row.add_text(view)
-            text_run += 1
-        else:
-            row.add_values(view)
-            clock.count += 1
-            text_run = 0
+        futures.ask(clock.spec, clock.due_s)
+        _run_text_before(futures, clock, max_text_run)
+        futures.add_values(clock.spec, clock.due_s)
+        clock.count += 1
 
 
-def _run_text(row: Row, max_tokens: int, stop_id: int | None) -> None:
-    spec = row.layout[Modality.TEXT]
-    for _ in range(max_tokens):
-        view = row.look(spec, row.text_end_s)
-        if row.add_text(view) == stop_id:
+def _run_text_before(futures: Futures, clock: Clock, max_text_run: int) -> None:
+    """Text that comes before a block of the clock, in the futures that have something to say."""
+    # Text that ends with the last block would stand behind a frame or sound of the same time.
+    slack_s = -SLACK_S if clock.spec.modality > Modality.TEXT else SLACK_S
+
+    def has_time(row: Row) -> bool:
+        return row.now_s is None or clock.due_s > row.text_end_s + slack_s
+
+    speaking = list(range(len(futures.rows)))
+    for _ in range(max_text_run):
+        speaking = [index for index in speaking if has_time(futures.rows[index])]
+        speaking = futures.text_is_next(clock.spec, speaking)
+        if not speaking:
             return
+        futures.add_text(speaking)
+        futures.ask(clock.spec, clock.due_s, speaking)
+
+
+def _run_text(futures: Futures, max_tokens: int, stop_id: int | None) -> None:
+    spec = futures.layout[Modality.TEXT]
+    speaking = list(range(futures.count))
+    for _ in range(max_tokens):
+        futures.ask(spec, futures.rows[0].text_end_s, speaking)
+        ids_B = futures.add_text(speaking)
+        if stop_id is not None:
+            said = ids_B.tolist()
+            speaking = [index for index in speaking if said[index] != stop_id]
+            if not speaking:
+                return
 
 
 def _wanted(layout: Layout, streams: Collection[str] | None) -> set[str]:
@@ -187,7 +247,15 @@ def _wanted(layout: Layout, streams: Collection[str] | None) -> set[str]:
     return wanted
 
 
-def _check(layout: Layout, clocked: list[StreamSpec], seconds: float, context_length: int) -> None:
+def _check(
+    layout: Layout,
+    clocked: list[StreamSpec],
+    seconds: float,
+    context_length: int,
+    futures: int,
+) -> None:
+    if futures < 1:
+        raise ValueError(f"futures={futures} must be at least 1")
     if clocked and not 0 < seconds < math.inf:
         raise ValueError(f"seconds is {seconds}; it must be above 0")
     for spec in clocked:
@@ -236,68 +304,25 @@ def _unused(layout: Layout, prompt: Clip) -> list[str]:
     return [f"the model has no {name}: that of the prompt was not looked at" for name in lacking]
 
 
-def _joined(
-    codecs: Codecs, prompt: Clip, encoded: dict[int, Tokens], made: dict[int, Tokens], inside: bool
-) -> Clip:
-    """The prompt and its continuation as one clip."""
-    clip = prompt
-    if Modality.VIDEO in made:
-        new = codecs.video.decode(made[Modality.VIDEO])
-        frames, times_s = new.frames_TCHW, new.times_s
-        if Modality.VIDEO in encoded:
-            frames = torch.cat([prompt.frames_TCHW, frames])
-            times_s = torch.cat([prompt.times_s.double(), times_s])
-        clip = replace(clip, frames_TCHW=frames, times_s=times_s)
-    if Modality.AUDIO in made:
-        clip = _with_sound(codecs.audio, clip, encoded.get(Modality.AUDIO), made[Modality.AUDIO])
-    for name, codec in codecs.series.items():
-        if codec.modality in made:
-            new = codec.decode(made[codec.modality]).series[name]
-            clip = replace(clip, series={**clip.series, name: _longer(clip.series.get(name), new)})
-    if Modality.TEXT in made:
-        new, kept = made[Modality.TEXT], prompt.texts
-        if inside:  # the last piece is open: it is decoded again together with what follows it
-            last_ids, _ = codecs.text.ids_of(prompt.texts[-1].text)
-            old = encoded[Modality.TEXT]
-            begin = len(old.contents) - len(last_ids)
-            ids = torch.cat([old.contents[begin:], new.contents])
-            new = replace(new, contents=ids, end_s=torch.cat([old.end_s[begin:], new.end_s]))
-            kept = kept[:-1]
-        said = [piece for piece in codecs.text.decode(new).texts if piece.text]
-        clip = replace(clip, texts=(*kept, *said))
-    return clip
-
-
-def _longer(before: Series | None, made: Series) -> Series:
-    """A series and what follows it."""
-    if before is None or not len(before.times_s):
-        return made
-    values_TD = torch.cat([before.values_TD.float(), made.values_TD])
-    return Series(values_TD, torch.cat([before.times_s.double(), made.times_s]))
-
-
-def _with_sound(audio: MelChunks, clip: Clip, before: Tokens | None, made: Tokens) -> Clip:
-    """Append the waveform of generated chunks to the clip's own."""
-    # A spectrum looks back over its window, so the sound begins with some chunks of the prompt.
-    look_back = -(-audio.num_fft // audio.chunk_samples) + 1
-    lead = made.contents[:0] if before is None else before.contents[-look_back:]
-    contents = torch.cat([lead, made.contents])
-    end_s = audio.chunk_s * torch.arange(1, len(contents) + 1).double()
-    decoded = audio.decode(Tokens(Modality.AUDIO, contents, end_s)).waveform_CS
-    new_CS = decoded[:, len(lead) * audio.chunk_samples :]
-    if before is None:
-        start_s = float(made.end_s[0]) - audio.chunk_s
-        return replace(
-            clip, waveform_CS=new_CS, sample_rate=audio.sample_rate, waveform_start_s=start_s
+def _unguided(predictor: Predictor, names: set[str], guidance: float) -> list[str]:
+    """The streams on which guidance has no hold."""
+    if guidance == 1:
+        return []
+    specs = [spec for spec in predictor.layout.streams if spec.name in names]
+    deaf = [spec.name for spec in specs if not can_be_guided(predictor, spec)]
+    if len(deaf) == len(specs):
+        raise ValueError(
+            f"guidance={guidance:g} needs a head that was trained with the past withheld; of "
+            f"{', '.join(deaf)} none was: train with predictor.heads.NAME.drop_condition=0.1, or "
+            "leave guidance at 1"
         )
-    old_CS = clip.waveform_CS[:, : len(before.end_s) * audio.chunk_samples]
-    new_CS = _without_click(old_CS, new_CS, round(SEAM_S * audio.sample_rate))
-    return replace(clip, waveform_CS=torch.cat([old_CS, new_CS], dim=1))
+    return [f"guidance has no hold on {n}: its head was trained without it" for n in deaf]
 
 
-def _without_click(old_CS: Tensor, new_CS: Tensor, seam: int) -> Tensor:
-    """`new_CS`, but starting where `old_CS` ends; itself again after `seam` samples."""
-    length = min(new_CS.shape[1], max(1, seam))
-    jump_C1 = old_CS[:, -1:] - new_CS[:, :1]
-    seam_CS = new_CS[:, :length] + jump_C1 * torch.linspace(1, 0, length)
-    return torch.cat([seam_CS, new_CS[:, length:]], dim=1).clamp(-1, 1)
+def _out_of_sight(row: Row) -> list[str]:
+    if row.full_at_s is None:
+        return []
+    when = "" if math.isnan(row.full_at_s) else f" from {row.full_at_s:.2f} s on"
+    return [
+        f"the context of {row.limit} positions is full{when}: the oldest blocks are out of sight"
+    ]

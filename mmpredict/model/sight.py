@@ -39,7 +39,7 @@ from mmpredict.model.pieces import (
 
 Backend = Literal["auto", "reference", "chunked", "documents", "flex"]
 SMALL = 128  # queries up to which a CPU is faster with plain products than with the fused kernel
-LONG = 768  # positions from which compiled layers, too, take pieces that fit the documents
+LONG = 1200  # positions from which compiled layers, too, take pieces that fit the documents
 PER_PIECE = 8_000  # scores of one head that take as long as the calls of a piece
 CACHED = 1 << 20  # bytes of one head's scores up to which a piece stays in the cache
 TILE = 128  # of FlexAttention

@@ -21,18 +21,30 @@ def make_codecs(*names: str) -> Codecs:
     return Codecs(**{name: kinds[name] for name in names if name in kinds}, series=series)
 
 
-def make_model(*names: str) -> tuple[Predictor, Codecs]:
-    """An untrained predictor, with heads that are not zero."""
+def make_model(
+    *names: str, kind: str = "flow", drop: dict[str, float] | None = None, **settings
+) -> tuple[Predictor, Codecs]:
+    """An untrained predictor in which nothing is zero.
+
+    Args:
+        kind: of the heads.
+        drop: streams whose head can be guided, and `drop_condition` of each.
+        settings: of the PredictorConfig.
+    """
     codecs = make_codecs(*names)
-    small = HeadConfig(dim=32, depth=1)
-    heads = {name: small for name in names if name != "text"}
+    size = {} if kind == "regression" else {"dim": 32, "depth": 1}
+    heads = {name: HeadConfig(kind=kind, **size) for name in names if name != "text"}
+    for name, share in (drop or {}).items():
+        heads[name] = HeadConfig(kind=kind, drop_condition=share, **size)
+    config = PredictorConfig(**{"dim": 32, "depth": 1, "num_heads": 2, "heads": heads} | settings)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = Predictor(codecs.layout, PredictorConfig(dim=32, depth=1, num_heads=2, heads=heads))
+        model = Predictor(codecs.layout, config)
         with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.1)
             for name in heads:
-                model.heads[name].to_mean.weight.normal_(std=0.1)
-                model.heads[name].to_correction.weight.normal_(std=0.1)
                 mean, std = {"video": (120.0, 50.0), "audio": (-10.0, 3.0)}.get(name, (1.0, 7.0))
                 model.embed.standardise[name].mean.fill_(mean)
                 model.embed.standardise[name].std.fill_(std)

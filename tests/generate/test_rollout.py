@@ -6,8 +6,10 @@ from itertools import combinations
 import pytest
 import torch
 
-from mmpredict.generate import Rollout, rollout
-from mmpredict.generate.row import Row, Sampling
+from mmpredict.generate import Rollout, rollout, rollouts
+from mmpredict.generate import futures as room
+from mmpredict.generate.row import Row, Ruler
+from mmpredict.model.heads import pick
 from mmpredict.schema import Clip, Modality, TextPiece, Tokens
 from mmpredict.sequence import interleave
 from tests.generate.small import make_model, make_prompt
@@ -98,19 +100,8 @@ def test_what_stands_in_the_placeholder_does_not_matter(all_three, monkeypatch):
         return torch.randint(1, 250, shape).to(dtype)
 
     with_zeros = run()
-    monkeypatch.setattr("mmpredict.generate.row.blank", noise)
+    monkeypatch.setattr(room, "blank", noise)
     assert same(with_zeros, run())
-
-
-def test_text_beside_a_clocked_placeholder_is_asked_like_text(all_three):
-    """z of text is the view of the last block, so one pass serves text and the clocked block."""
-    model, codecs = all_three
-    encoded = {t.modality: t for t in codecs.encode(make_prompt(*NAMES))}
-    row = Row(model, encoded, 1024, Sampling(1.0, 0.7, 0.05, 2, 0))
-    beside = row.look(model.layout[Modality.VIDEO], 1.0)
-    alone = row.look(model.layout[Modality.TEXT], 1.0)
-    z = model.condition(alone.batch, alone.hidden_BLD, Modality.TEXT)[-1, 0]
-    assert torch.allclose(row.text_condition(beside)[0, 0], z, atol=1e-5)
 
 
 def test_a_step_agrees_with_the_training_forward(all_three):
@@ -163,16 +154,32 @@ def test_video_to_text(all_three):
 def test_text_alone_stops_at_the_end_of_a_piece(all_three, monkeypatch):
     model, codecs = all_three
     words = iter([*b"hit", codecs.text.end_id])
-    monkeypatch.setattr(Row, "_pick", lambda self, logits: next(words))
+    monkeypatch.setattr(room, "pick", lambda logits, **_: torch.tensor([next(words)]))
     result = rollout(model, codecs, make_prompt("video"), seconds=1.0, streams={"text"})
     assert [piece.text for piece in result.clip.texts] == ["hit"]
 
 
-def test_min_p_leaves_out_the_unlikely():
-    row = Row(make_model("text")[0], {}, 64, Sampling(1.0, 1.0, 0.2, 1, 0))
+def test_futures_that_have_finished_wait_for_the_others(all_three, monkeypatch):
+    model, codecs = all_three
+    end = codecs.text.end_id
+    words = iter([[*b"ab"], [*b"ib"], [end, ord("c")], [end]])
+    monkeypatch.setattr(room, "pick", lambda logits, **_: torch.tensor(next(words)))
+    results = rollouts(
+        model, codecs, make_prompt("video"), seconds=1.0, streams={"text"}, futures=2
+    )
+    assert [[piece.text for piece in r.clip.texts] for r in results] == [["ai"], ["bbc"]]
+
+
+def test_min_p_leaves_out_the_unlikely_and_each_future_has_its_own_dice():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    drawn = {row._pick(logits) for _ in range(300)}
-    assert drawn == {0, 1, 2}
+    dice = torch.Generator().manual_seed(0)
+    drawn = pick(logits.expand(300, -1), min_p=0.2, generator=dice)
+    assert set(drawn.tolist()) == {0, 1, 2}
+    own = [torch.Generator().manual_seed(n) for n in range(8)]
+    alone = [
+        pick(logits[None], generator=torch.Generator().manual_seed(n)).item() for n in range(8)
+    ]
+    assert pick(logits.expand(8, -1), generator=own).tolist() == alone
 
 
 def test_nothing_hangs_when_text_is_always_next(all_three):
@@ -190,13 +197,13 @@ def test_the_row_stands_in_the_order_of_the_training(all_three, monkeypatch):
     """Blocks come in the order in which interleave lays them, so nothing saw its own future."""
     model, codecs = all_three
     seen = []
-    add = Row._add
+    add = Row.add
 
-    def watch(self, modality, contents, end_s):
-        seen.append((round(end_s * 1e6), int(modality)))
-        add(self, modality, contents, end_s)
+    def watch(self, spec, end_s):
+        seen.append((round(end_s * 1e6), int(spec.modality)))
+        return add(self, spec, end_s)
 
-    monkeypatch.setattr(Row, "_add", watch)
+    monkeypatch.setattr(Row, "add", watch)
     rollout(model, codecs, make_prompt("audio", "video"), seconds=0.5, steps=1, max_text_run=3)
     assert len(seen) > 16 and seen == sorted(seen)
 
@@ -219,17 +226,38 @@ def test_the_window_slides_when_the_context_is_full(all_three):
     assert wide.notices == ()
 
 
-def test_a_window_sees_the_latest_blocks_and_the_times_stay(all_three):
-    model, codecs = all_three
-    encoded = {t.modality: t for t in codecs.encode(make_prompt(*NAMES))}
-    sampling = Sampling(1.0, 0.7, 0.05, 1, 0)
-    whole = Row(model, encoded, 1024, sampling).look(model.layout[Modality.VIDEO], 1.0).batch
-    part = Row(model, encoded, 30, sampling).look(model.layout[Modality.VIDEO], 1.0).batch
-    length = part.modality.shape[1]
-    assert 26 < length <= 30
-    assert torch.equal(part.modality, whole.modality[:, -length:])
-    assert torch.equal(part.end_s, whole.end_s[:, -length:])
-    assert torch.allclose(part.positions, whole.positions[:, -length:])
+def test_when_the_context_is_full_the_oldest_blocks_go_and_half_is_free():
+    layout = make_model(*NAMES)[1].layout
+    audio, video = layout[Modality.AUDIO], layout[Modality.VIDEO]
+    row, gone = Row(layout, {}, 20), []
+    for _ in range(40):
+        gone.append(row.make_room(audio, 0.0))
+        row.add(audio, 0.04 * len(gone))
+    assert [n for n in gone if n] == [10, 10] and gone[20] == 10
+    row = Row(layout, {}, 20)
+    row.add(video, 0.0)
+    for _ in range(16):
+        assert row.make_room(audio, 0.0) == 0
+        row.add(audio, 0.04)
+    assert row.make_room(video, 0.125) == 1 + 6  # half of 20 are audio; the old frame cannot stay
+    row = Row(layout, {}, 20)
+    for spec in [audio] * 8 + [video] + [audio] * 8:
+        row.add(spec, 0.0)
+    assert row.make_room(audio, 0.04) == 8  # the only frame stays, though 12 are more than half
+    assert Row(layout, {}, None).make_room(video, 0.0) == 0
+
+
+def test_places_on_the_time_axis_are_those_of_the_training():
+    codecs = make_model(*NAMES)[1]
+    texts = (TextPiece("so"), TextPiece("a ball", 0.1, 0.6), TextPiece("then"))
+    prompt = replace(make_prompt(*NAMES), texts=texts)
+    whole = interleave(codecs.encode(prompt), codecs.layout)
+    ruler, start = Ruler(), 0
+    while start < whole.modality.shape[1]:
+        spec = codecs.layout[int(whole.modality[0, start])]
+        seconds = ruler.place(spec, float(whole.end_s[0, start]))
+        assert seconds == pytest.approx(float(whole.positions[0, start, 0]), abs=1e-6)
+        start += spec.positions_per_block
 
 
 def test_text_alone_is_continued_inside_its_last_piece():

@@ -188,6 +188,21 @@ def test_context_noise_reaches_the_past_and_never_the_target():
     assert not torch.equal(quiet.streams[VIDEO].mean_MPD, said.streams[VIDEO].mean_MPD)
 
 
+def test_a_block_without_noise_is_seen_alike_in_training_and_after_it():
+    model, batch = predictor(context_noise=ContextNoise(share=0.5)), packed_rows()
+    with torch.no_grad():
+        model.embed.level.weight[0] = 1.0
+        seen = model.train().embed.see(batch, generator(3))
+        x_train = model.embed(batch, seen)
+        x_after = model.eval().embed(batch)
+    for modality in (AUDIO, VIDEO):
+        quiet_M = seen[modality].level_M == 0
+        assert 0 < int(quiet_M.sum()) < len(quiet_M)
+        mine = batch.modality == modality
+        blocks = [x[mine].unflatten(0, (len(quiet_M), -1))[quiet_M] for x in (x_train, x_after)]
+        torch.testing.assert_close(*blocks)
+
+
 def test_a_far_horizon_is_what_the_same_block_would_be_asked_without_those_between():
     """z of two blocks ahead, from a row that lacks the block between them."""
     model = predictor()
