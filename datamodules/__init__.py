@@ -3,6 +3,7 @@
 from datamodules.atari import Atari
 from datamodules.audiovisual import AudioVisual
 from datamodules.base import ClipDataModule
+from datamodules.cucumber import Cucumber, Speech
 from datamodules.doom import Doom
 from datamodules.feed.documents import ClipDocuments, Documents, Skipped
 from datamodules.feed.loader import PackedLoader
@@ -10,6 +11,7 @@ from datamodules.feed.loading import Loading
 from datamodules.lerobot import LeRobot
 from datamodules.mixture import Mixture
 from datamodules.parquet import Parquet
+from datamodules.recall import Recall
 from datamodules.shards import Shards
 from datamodules.text import Text
 from datamodules.webdataset import WebDataset
@@ -20,6 +22,7 @@ __all__ = [
     "AudioVisual",
     "ClipDataModule",
     "ClipDocuments",
+    "Cucumber",
     "Documents",
     "Doom",
     "LeRobot",
@@ -27,8 +30,10 @@ __all__ = [
     "Mixture",
     "PackedLoader",
     "Parquet",
+    "Recall",
     "Shards",
     "Skipped",
+    "Speech",
     "Text",
     "WebDataset",
     "World",
