@@ -10,7 +10,6 @@ Shapes: W words of the vocabulary, N words of a document, S samples of a word.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,7 @@ import torch
 
 from datamodules.base import ClipDataModule, Loading, Split
 from datamodules.feed.documents import Documents
-from datamodules.recall import random_of, word_tokens
+from datamodules.recall import draw_again, random_of, word_tokens
 from mmpredict.schema import Batch, Clip, Modality, TextPiece, Tokens
 from mmpredict.sequence import interleave
 from mmpredict.tokens import MelChunks
@@ -188,8 +187,7 @@ def draw_words(speech: Speech, random: np.random.Generator) -> np.ndarray:
     for now in range(speech.words):
         again = random.random() < speech.repeat_share
         if last_heard and (again or not new):
-            when = now - math.exp(random.uniform(0, math.log(now)))
-            word = min(last_heard, key=lambda w: abs(last_heard[w] - when))
+            word = draw_again(last_heard, now, random)
         else:
             word = int(new.pop())
         words.append(word)

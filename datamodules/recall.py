@@ -1,16 +1,18 @@
-"""Associative recall: pairs are told once, and each is asked for later. In: an index. Out: a
-document of words.
+"""Associative recall: pairs are told, and asked for later. In: an index. Out: a document of words.
 
-    k17 v5 k2 v90 k33 v8 ... k2 v90 k17 v5 k33 v8 ...
+    k17 v5 k2 v90 k33 v8 ... k33 v8 k17 v5 k33 v8 ...
 
-The first half tells the pairs, the second asks for them in another order; the answers alone count
-in the loss, so everything that is learned is learned for remembering. This is the task of many
-queries of Arora et al. 2023 (Zoology, arXiv 2312.04927), with the queries one after the other.
+The first half tells the pairs, the second asks for them, with answers; the answers alone count in
+the loss, so everything that is learned is learned for remembering. This is the task of many queries
+of Arora et al. 2023 (Zoology, arXiv 2312.04927). How many pairs ago what is asked last stood, is
+log-uniform (there: a power law), and a pair may be asked again, so that to know which answers are
+left is of no help.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +30,7 @@ FEWEST_IDS = 258  # that a vocabulary of kind bpe may have
 
 
 class Recall(ClipDataModule):
-    """Pairs of a key and a value, then every key again with its value.
+    """Pairs of a key and a value, then as many questions: a key, and its value.
 
     Args:
         num_keys, num_values: words of the vocabulary; in a document none comes in two pairs.
@@ -123,8 +125,18 @@ class _Pairs(Documents):
         count = self._num_pairs(random, index)
         keys = random.choice(self.module.num_keys, count, replace=False)
         values = random.choice(self.module.num_values, count, replace=False)
-        told = [*range(count), *random.permutation(count)]
-        return [word for n in told for word in (f"k{keys[n]}", f"v{values[n]}")]
+        last = {pair: pair for pair in range(count)}
+        said = list(range(count))
+        for now in range(count, 2 * count):
+            said.append(draw_again(last, now, random))
+            last[said[-1]] = now
+        return [word for pair in said for word in (f"k{keys[pair]}", f"v{values[pair]}")]
+
+
+def draw_again(last: Mapping[int, int], now: int, random: np.random.Generator) -> int:
+    """That of the things which last stood about so long ago as a log-uniform number says."""
+    when = now - math.exp(random.uniform(0, math.log(now)))
+    return min(last, key=lambda thing: abs(last[thing] - when))
 
 
 def random_of(seed: int, split: Split, epoch: int, index: int) -> np.random.Generator:

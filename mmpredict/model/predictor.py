@@ -171,9 +171,7 @@ class Predictor(nn.Module):
         """(B, L, D): the trunk's view of every position, of its own and earlier blocks only."""
         return self.trunk(self.embed(batch, seen), batch)
 
-    def condition(
-        self, batch: Batch, hidden_BLD: Tensor, modality: int, ahead: int = 1
-    ) -> Tensor:
+    def condition(self, batch: Batch, hidden_BLD: Tensor, modality: int, ahead: int = 1) -> Tensor:
         """All that a stream's head sees of the past: z (M, P, Z), of ids (M, 1, Z).
 
         Args:

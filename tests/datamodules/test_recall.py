@@ -43,7 +43,7 @@ def words_of(data: Recall, row: Batch) -> list[str]:
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_every_pair_is_told_once_and_asked_once(split):
+def test_pairs_are_told_and_then_asked_for(split):
     data = recall()
     documents = data.documents(split)
     sizes = set()
@@ -53,17 +53,30 @@ def test_every_pair_is_told_once_and_asked_once(split):
         sizes.add(count)
         assert len(words) == 4 * count == documents.length(0, index)
         pairs = list(zip(words[::2], words[1::2], strict=True))
-        assert sorted(pairs[:count]) == sorted(pairs[count:])
-        assert len(set(words)) == 2 * count and all(w[0] in "kv" for w in words)
+        told = dict(pairs[:count])
+        assert len(told) == len(set(told.values())) == count
+        assert all(told[key] == value for key, value in pairs[count:])
+        assert all(w[0] == "kv"[n % 2] for n, w in enumerate(words))
         counted = [w for w, counts in zip(words, row.loss_mask[0].tolist(), strict=True) if counts]
         assert counted == words[2 * count + 1 :: 2], "the answers, and they alone"
     assert sizes == {3, 5}
 
 
-def test_questions_come_in_another_order():
-    data = recall(pairs=(5,))
-    rows = [words_of(data, row)[::2] for row in all_documents(data.documents("train"))]
-    assert len({tuple(keys[5:].index(k) for k in keys[:5]) for keys in rows}) > 6
+def test_what_is_asked_stood_near_and_far():
+    """About as often 1 to 3 pairs ago as 4 to 15 (log-uniform), and which answers are left tells
+    little: pairs are asked again."""
+    data = recall(num_keys=32, num_values=32, pairs=(32,), loading=loading(context_length=128))
+    ago, different = [], []
+    for row in all_documents(data.documents("train")):
+        keys = words_of(data, row)[::2]
+        different.append(len(set(keys[32:])))
+        for now in range(32, 64):
+            ago.append(now - max(n for n in range(now) if keys[n] == keys[now]))
+    near, middle, far = (
+        sum(low <= a < high for a in ago) for low, high in ((1, 4), (4, 16), (16, 64))
+    )
+    assert 0.6 < near / middle < 1.6 and far > 0.15 * len(ago)
+    assert 10 < sum(different) / len(different) < 28
 
 
 def test_each_number_of_pairs_gets_its_share_of_the_answers():
