@@ -49,7 +49,7 @@ def figures(runs: list[Run], steps: int) -> Figures:
     """Everything by size and arm: per figure its mean over seeds, interval, and each seed's own."""
     final = [r for r in runs if r["stage"] == "final" and r["steps"] == steps]
     tuned = [r for r in runs if r["stage"] == "tune"]
-    found: Figures = {"arms": {}, "baselines": {}, "tuning": {}}
+    found: Figures = {"arms": {}, "differences": {}, "baselines": {}, "tuning": {}}
     for run in tuned:
         found["tuning"].setdefault(run["arm"], {})[str(run["lr"])] = run["score"]
     for run in runs:
@@ -62,6 +62,42 @@ def figures(runs: list[Run], steps: int) -> Figures:
             mine.sort(key=lambda r: r["seed"])
             if mine:
                 rows[arm] = _figures_of(mine)
+        found["differences"][str(size)] = _differences([r for r in final if r["size"] == size])
+    return found
+
+
+def _differences(runs: list[Run]) -> dict[str, Any]:
+    """Each arm less the default, on the same scenes and seeds: of two means whose intervals overlap
+    one can still be better on nearly every scene."""
+    by_arm: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        by_arm.setdefault(run["arm"], {})[run["seed"]] = run
+    default, rows = by_arm.get(DEFAULT, {}), {}
+    for arm, of_seed in by_arm.items():
+        seeds = sorted(set(default) & set(of_seed))
+        if arm == DEFAULT or not seeds:
+            continue
+        theirs = _by_scene([of_seed[s] for s in seeds])
+        ours = _by_scene([default[s] for s in seeds])
+        rows[arm] = {name: _figure(mean, theirs[name] - ours[name]) for name in ours}
+    return rows
+
+
+def _by_scene(runs: list[Run]) -> dict[str, Tensor]:
+    """(S, N) of what is compared scene by scene, or pair by pair."""
+    found = {
+        name: _stacked(runs, "held_out", name)
+        for name in ("video/energy_score", "audio/energy_score")
+    }
+    for kind in ("vanish", "wrong_turn", "late_sound"):
+        stream = "video" if kind in VIDEO_KINDS else "audio"
+        one, two = (
+            _stacked(runs, "surprise", kind, f"{side}/{stream}")
+            for side in ("possible", "impossible")
+        )
+        found[f"pairs/{kind}"] = (torch.sign(two - one) + 1) / 2
+    misfit = _stacked(runs, "rollout", f"misfit/{JUDGED[0]}")
+    found[f"valid/{JUDGED[0]}"] = _valid_and_right(misfit, misfit)[0]
     return found
 
 
@@ -79,6 +115,8 @@ def _figure(statistic: Callable[..., Tensor], *values_SN: Tensor) -> dict[str, A
     known_N = ~torch.stack([v.isnan().any(0) for v in values_SN]).any(0)
     values_SN = tuple(v[:, known_N] for v in values_SN)
     centre, low, high = interval(statistic, *values_SN)
+    if statistic is not mean or float(values_SN[0].max()) <= 1 and float(values_SN[0].min()) == 0:
+        low, high = max(0.0, low), min(1.0, high)  # shares: the widened bootstrap may leave 0..1
     return {
         "mean": centre,
         "low": low,
@@ -253,6 +291,27 @@ def _baseline_lines(found: Figures, size: str, which: str) -> list[str]:
     return []
 
 
+def difference_table(found: Figures) -> str:
+    """Arm less default; bold where the interval does not hold 0."""
+    parts = []
+    for size, rows in found["differences"].items():
+        names = list(next(iter(rows.values()), {}))
+        labels = [n.replace("pairs/", "").replace("/", " ").replace("_", " ") for n in names]
+        lines = [f"| {size}x{size} | " + " | ".join(labels) + " |"]
+        lines.append("| --- " * (len(names) + 1) + "|")
+        for arm, row in rows.items():
+            cells = []
+            for name in names:
+                value, digits = row[name], 3 if "energy" in name else 2
+                centre = f"{value['mean']:+.{digits}f}"
+                sure = value["low"] > 0 or value["high"] < 0
+                span = f"({value['low']:+.{digits}f}..{value['high']:+.{digits}f})"
+                cells.append(f"**{centre}** {span}" if sure else f"{centre} {span}")
+            lines.append(f"| {arm} less {DEFAULT} | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def cost_table(found: Figures) -> str:
     """Parameters, learning rate, and seconds of training."""
     lines = [
@@ -300,6 +359,7 @@ def write_table(found: Figures, page: Path) -> None:
     """Put the tables between their marks in a page; the text around them stays."""
     made = {which: tables(found, which) for which in COLUMNS}
     made |= {
+        "differences": difference_table(found),
         "cost": cost_table(found),
         "calibration": calibration_table(found),
         "tuning": tuning_table(found),
