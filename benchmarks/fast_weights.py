@@ -55,6 +55,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "full attention": (*NO_MEMORY, "--model.predictor.window", "0"),
 }
 MATCH = 0.01  # share by which parameters may differ
+LEAST_ANSWERS = 100  # of a group, to be drawn
 SMOKE = ("--trainer.max_steps", "2", "--data.train_documents", "64", "--data.test_documents", "6")
 
 
@@ -244,7 +245,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     window = figures["window"]
-    names = list(figures["arms"]["window"]["by_distance"])
+    found = figures["arms"]["window"]["by_distance"]
+    names = [name for name, score in found.items() if score["answers"] >= LEAST_ANSWERS]
     colours = dict(zip(ARMS, ("#999999", "#c49a3a", "#2f6fdb", "#3a9a5b"), strict=True))
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -266,7 +268,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     axes.axvline(1.5, color="black", linestyle=":", linewidth=1)
     axes.text(1.52, 2, f" beyond the window of {window} positions", fontsize=9)
     axes.set_xticks(range(len(names)), names)
-    axes.set_xlabel("positions since the word was last heard (a word has 2; 80 ms)")
+    axes.set_xlabel("positions since the word was last heard (2 a word of 80 ms)")
     axes.set_ylabel("noisy words recognised, %")
     axes.set_ylim(0, 100)
     axes.grid(axis="y", alpha=0.3)
