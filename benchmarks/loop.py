@@ -99,7 +99,7 @@ def raw_loop(model: Pretrain, batches: list[Batch], steps: int, after: Callable[
         loss = model.losses(model.predictor(batch)).total
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(_updated(optimizer), 1.0)
         optimizer.step()
         rate.step()
         model.last_loss = loss.detach()
@@ -118,6 +118,11 @@ def _groups(model: Pretrain) -> list[dict[str, Any]]:
     keys = ("params", "weight_decay")
     groups = optimizer_for(model.predictor, model.moved).param_groups
     return [{key: group[key] for key in keys} for group in groups]
+
+
+def _updated(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """In the order in which Lightning clips them: another order changes the norm's last bit."""
+    return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
 
 class Told(Pretrain):
@@ -139,7 +144,7 @@ class Barebones(Told):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(_updated(optimizer), 1.0)
 
 
 Build = Callable[[type[Told]], Told]

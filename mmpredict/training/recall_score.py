@@ -186,9 +186,10 @@ class RecallScore(Callback):
         trainer.datamodule.setup("test")
         batches = trainer.datamodule.test_dataloader()
         self._tally = RecallTally(pl_module.predictor, self.window)
-        with evaluating(pl_module), trainer.precision_plugin.forward_context():
+        with evaluating(pl_module):
             for batch in islice(batches, most if isinstance(most, int) else None):
-                self._tally.add(batch.to(pl_module.device))
+                with trainer.precision_plugin.forward_context():
+                    self._tally.add(batch.to(pl_module.device))
         self._finish(trainer, self._summary(trainer), "held-out test documents")
 
     def _summary(self, trainer: Trainer) -> dict[str, Any]:

@@ -8,10 +8,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Trainer
 
 from datamodules import Cucumber, Speech
 from datamodules.cucumber import SYLLABLES, draw_words, vocabulary
+from mmpredict.model import PredictorConfig
+from mmpredict.model.fast_weights import FastWeightsConfig
 from mmpredict.schema import Batch, Modality
+from mmpredict.training import Pretrain
+from mmpredict.training.recall_score import RecallScore
 from tests.datamodules.small import all_documents, loading, same
 
 pytest.importorskip("tokenizers")
@@ -123,6 +128,30 @@ def test_names_are_different_words_and_sounds_have_one_loudness():
     again, same_sounds = vocabulary(Speech(vocabulary=200), 8000, 0)
     assert names == again and np.array_equal(spoken, same_sounds)
     assert vocabulary(Speech(vocabulary=200), 8000, 1)[0] != names
+
+
+def test_a_run_in_bfloat16_scores_the_noisy_words(tmp_path, capsys):
+    data = cucumber()
+    score = RecallScore(window=8)
+    trainer = Trainer(
+        max_steps=1,
+        precision="bf16-mixed",
+        limit_val_batches=0,
+        callbacks=[score],
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    memory = FastWeightsConfig(every=1, num_heads=2, key_dim=8, value_dim=8)
+    config = PredictorConfig(dim=32, depth=1, num_heads=2, window=8, fast_weights=memory)
+    trainer.fit(Pretrain(data.layout, config), data)
+    noisy = sum(int(row.loss_mask.sum()) for row in all_documents(data.documents("test")))
+    assert score.results["all"]["answers"] == noisy
+    assert {"new", "1-8"} <= set(score.results["by_distance"])
+    assert "held-out test documents" in capsys.readouterr().out
 
 
 def test_documents_are_a_pure_function_of_seed_split_epoch_and_index():
