@@ -33,7 +33,8 @@ HOUSE = {
     "shards": LEAF | {"media", "tokens"},
     "survey": LEAF | {"media", "tokens", "shards"},
     "generate": LEAF | {"media", "tokens", "sequence", "model"},
-    "probes": LEAF | {"world", "sequence", "tokens", "model", "objectives", "generate"},
+    # media: published benchmarks are folders of somebody's files
+    "probes": LEAF | {"media", "world", "sequence", "tokens", "model", "objectives", "generate"},
     # tokens: a checkpoint carries its codecs
     "training": LEAF | {"tokens", "sequence", "model", "objectives", "generate", "probes"},
     "datamodules": LEAF | {"media", "tokens", "sequence", "world", "shards"},

@@ -18,6 +18,7 @@ from .stage import (
     is_held_out_pair,
     is_held_out_place,
 )
+from .take import Take
 from .truth import Event, Truth
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Question",
     "Recording",
     "Scene",
+    "Take",
     "Truth",
     "Unsuitable",
     "draw_pairs",

@@ -1,0 +1,1 @@
+"""Spatial reasoning, measured: what is left, behind, inside, hidden; what falls, what sounds."""
