@@ -1,0 +1,63 @@
+"""The results as Markdown. In: the dict of results.json. Out: lines; a view, nothing is computed.
+
+One table per form of the evidence: families down, then the score with its interval, what a guess
+gets, every baseline, and the claim that the intervals allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Tables of all variants, under a head that says what was measured."""
+    head = results["about"]
+    lines = [f"Suite {head['suite']} ({head['suite_sha'][:12]}), world {head['world_version']}, "]
+    lines[0] += f"{head['model']}"
+    for variant, found in results["variants"].items():
+        lines += ["", f"### Evidence: {variant}", "", *_table(found["families"]), ""]
+        if found["macro"] is not None:
+            estimate, low, high = found["macro"]
+            lines += [
+                f"Mean over families, 0 = chance, 1 = all right: {estimate:.3f} "
+                f"[{low:.3f}, {high:.3f}]; middle half of the families: {found['iqm']:.3f}."
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(families: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    names = list(dict.fromkeys(n for entry in families.values() for n in entry["baselines"]))
+    head = ["family", "items", "scenes", "score", "95 %", "chance", "all of a group", *names]
+    rows = [[*head, "ties", "claim"]]
+    for family, entry in families.items():
+        if entry["score"] is None:
+            rows.append([family, "0", "", "", "", "", "", *("" for _ in names), "", entry["claim"]])
+            continue
+        low, high = entry["interval"]
+        rows.append(
+            [
+                family,
+                f"{entry['n']}" + (f" (+{entry['errors']} errors)" if entry["errors"] else ""),
+                str(entry["clusters"]),
+                f"{entry['score']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                f"{entry['chance']:.3f}",
+                _group(entry),
+                *(_number(entry["baselines"].get(name, {}).get("score")) for name in names),
+                f"{100 * entry['tie_rate']:.0f} %",
+                entry["claim"],
+            ]
+        )
+    rule = ["---", *("---:" for _ in rows[0][1:-1]), "---"]
+    return ["| " + " | ".join(cells) + " |" for cells in (rows[0], rule, *rows[1:])]
+
+
+def _group(entry: Mapping[str, Any]) -> str:
+    if "group_score" not in entry:
+        return ""
+    return f"{entry['group_score']:.3f} ({entry['group_chance']:.3f})"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
