@@ -241,7 +241,7 @@ def _with_blank(streams: Sequence[Tokens], spec: StreamSpec, end_s: float) -> li
     """The streams, and at the end of one of them a block without contents."""
     shape = (1,) if spec.is_discrete else (1, spec.positions_per_block, spec.width)
     dtype = torch.int64 if spec.is_discrete else spec.dtype
-    added = Tokens(spec.modality, blank(shape, dtype), torch.tensor([end_s]).double())
+    added = Tokens(spec.modality, blank(shape, dtype), torch.tensor([end_s], dtype=torch.float64))
     before = [tokens for tokens in streams if tokens.modality == spec.modality]
     if before:
         contents = torch.cat([before[0].contents, added.contents.to(before[0].contents.dtype)])

@@ -96,14 +96,17 @@ class Past:
             if spec.modality in piece.contents and not spec.is_discrete
         }
         end_L, modality_L = piece.end_s[0].tolist(), piece.modality[0].tolist()
-        blocks, start = [], 0
+        specs, ends_s, start = [], [], 0
         while start < len(modality_L):
-            spec = self.predictor.layout[modality_L[start]]
-            here = slice(start, start + spec.positions_per_block)
-            block = None if spec.is_discrete else next(values[spec.modality])
-            x_1PD, positions_1P3 = x_1LD[:, here], piece.positions[:, here]
-            blocks.append(Fed(spec, x_1PD, positions_1P3, block, end_L[start], 0))
-            start = here.stop
+            specs.append(self.predictor.layout[modality_L[start]])
+            ends_s.append(end_L[start])
+            start += specs[-1].positions_per_block
+        sizes = [spec.positions_per_block for spec in specs]
+        x_L, positions_L = x_1LD.split(sizes, 1), piece.positions.split(sizes, 1)
+        blocks = [
+            Fed(spec, x, at, None if spec.is_discrete else next(values[spec.modality]), end_s, 0)
+            for spec, x, at, end_s in zip(specs, x_L, positions_L, ends_s, strict=True)
+        ]
         for row in range(self.num_rows):
             self._fed[row] += blocks
             self._unread[row] += len(blocks)
@@ -255,7 +258,7 @@ class Past:
 
     def _positions(self, spec: StreamSpec, seconds: Sequence[float]) -> Tensor:
         """(B, P, 3) of blocks that stand at these times."""
-        positions_BP3 = self._grids[spec.modality].repeat(len(seconds), 1, 1)
+        positions_BP3 = self._grids[spec.modality].expand(len(seconds), -1, -1).clone()
         seconds_B1 = torch.tensor(seconds, dtype=torch.float32, device=self.device)[:, None]
         positions_BP3[..., 0] = seconds_B1
         return positions_BP3

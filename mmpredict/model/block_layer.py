@@ -8,6 +8,7 @@ Shapes: N blocks (draws included), P positions per block, D width, H heads, E va
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,34 @@ class Cache:
     keys: Tensor
     values: Tensor
     length: int = 0
+
+
+class SmallAttention(torch.autograd.Function):
+    """softmax(q k^T) v by plain products, for many short blocks; q comes in scaled.
+
+    Autograd would give the gradient of k transposed, and all that reads it would run across its
+    rows. Here every gradient lies as its tensor does. Shapes: X = N H blocks and heads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_XPE: Tensor, k_XPE: Tensor, v_XPE: Tensor, causal: bool) -> Tensor:
+        scores_XPP = torch.bmm(q_XPE, k_XPE.mT)
+        if causal:
+            later = torch.ones_like(scores_XPP[0], dtype=torch.bool).triu(1)
+            scores_XPP = scores_XPP.masked_fill(later, -torch.inf)
+        share_XPP = scores_XPP.softmax(-1).to(v_XPE.dtype)
+        ctx.save_for_backward(q_XPE, k_XPE, v_XPE, share_XPP)
+        return torch.bmm(share_XPP, v_XPE)
+
+    @staticmethod
+    def backward(ctx: Any, grad_XPE: Tensor) -> tuple[Tensor | None, ...]:
+        q_XPE, k_XPE, v_XPE, share_XPP = ctx.saved_tensors
+        grad_XPE = grad_XPE.to(v_XPE.dtype)
+        exact = torch.promote_types(v_XPE.dtype, torch.float32)
+        shares, away = share_XPP.to(exact), torch.bmm(grad_XPE, v_XPE.mT).to(exact)
+        away = (shares * (away - (shares * away).sum(-1, keepdim=True))).to(q_XPE.dtype)
+        of_q, of_k = torch.bmm(away, k_XPE), torch.bmm(away.mT, q_XPE)
+        return of_q, of_k, torch.bmm(share_XPP.mT, grad_XPE), None
 
 
 class BlockAttention(nn.Module):
@@ -62,11 +91,8 @@ class BlockAttention(nn.Module):
         q, k, v = self._queries_keys_values(x_NPD)
         P = x_NPD.shape[1]
         if q.device.type == "cpu" and P <= SMALL:
-            scores = (q * self.head_dim**-0.5) @ k.transpose(-1, -2)
-            if self.causal:
-                later = torch.ones(P, P, dtype=torch.bool, device=q.device).triu(1)
-                scores = scores.masked_fill(later, -torch.inf)
-            y = scores.softmax(-1).to(v.dtype) @ v
+            q, k, v = (x.flatten(0, 1) for x in (q * self.head_dim**-0.5, k, v))
+            y = SmallAttention.apply(q, k, v, self.causal).unflatten(0, (len(x_NPD), -1))
         else:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.o_proj(y.transpose(1, 2).flatten(2))

@@ -20,7 +20,7 @@ from torch import Tensor
 from mmpredict.model.sight import cached_mask
 
 if TYPE_CHECKING:
-    from mmpredict.model.stepping import SteppedLayer
+    from mmpredict.model.stepping import SteppedTrunk
 
 
 @dataclass(frozen=True)
@@ -50,40 +50,45 @@ class LayerCache:
     """Of one layer.
 
     Args:
-        keys, values: (B, G, C, E).
+        both: (2, B, G, C, E): keys, and values.
         state: (B, heads, key, value) of the fast weights; None for a layer without.
     """
 
-    keys: Tensor
-    values: Tensor
+    both: Tensor
     state: Tensor | None = None
 
-    def append(self, k_BGNE: Tensor, v_BGNE: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Write new keys and values; return (B, G, K, E) of those that are looked at."""
+    @property
+    def keys(self) -> Tensor:
+        return self.both[0]
+
+    @property
+    def values(self) -> Tensor:
+        return self.both[1]
+
+    def append(self, kv_BNYE: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Write new keys and, behind them (Y = 2 G), values; return (B, G, K, E) of those that are
+        looked at."""
+        B, N, _, E = kv_BNYE.shape
+        kv_2BGNE = kv_BNYE.view(B, N, 2, -1, E).permute(2, 0, 3, 1, 4)
         if step.slots_BN is None:
-            new = slice(step.start, step.start + k_BGNE.shape[2])
-            self.keys[:, :, new] = k_BGNE
-            self.values[:, :, new] = v_BGNE
+            self.both[:, :, :, step.start : step.start + N] = kv_2BGNE
         else:
-            row_B1 = torch.arange(len(k_BGNE), device=k_BGNE.device)[:, None]
-            self.keys[row_B1, :, step.slots_BN] = k_BGNE.transpose(1, 2)
-            self.values[row_B1, :, step.slots_BN] = v_BGNE.transpose(1, 2)
-        return self.keys[:, :, step.first : step.stop], self.values[:, :, step.first : step.stop]
+            row_B1 = torch.arange(B, device=kv_BNYE.device)[:, None]
+            self.both[:, row_B1, :, step.slots_BN] = kv_2BGNE.permute(1, 3, 0, 2, 4)
+        keys, values = self.both[:, :, :, step.first : step.stop].unbind()
+        return keys, values
 
     def row(self, index: int) -> LayerCache:
         """One row; it shares the memory of this."""
         state = None if self.state is None else self.state[index : index + 1]
-        return LayerCache(self.keys[index : index + 1], self.values[index : index + 1], state)
+        return LayerCache(self.both[:, index : index + 1], state)
 
     def spread(self, count: int, used: int) -> LayerCache:
         """New buffers for `count` rows, all with the first `used` positions of the only row."""
-        parts = []
-        for old in (self.keys, self.values):
-            new = old.new_zeros(count, *old.shape[1:])
-            new[:, :, :used] = old[:, :, :used]
-            parts.append(new)
+        new = self.both.new_zeros(2, count, *self.both.shape[2:])
+        new[:, :, :, :used] = self.both[:, :, :, :used]
         state = None if self.state is None else self.state.repeat(count, 1, 1, 1)
-        return LayerCache(*parts, state)
+        return LayerCache(new, state)
 
 
 class Cache:
@@ -91,17 +96,15 @@ class Cache:
 
     Args:
         layers: the buffers, layer by layer.
-        steps: the layers themselves; shared by all caches that come from one.
+        trunk: what writes into them; shared by all caches that come from one.
         window: of the attention; 0 for none.
     """
 
-    def __init__(
-        self, layers: Sequence[LayerCache], steps: Sequence[SteppedLayer], window: int = 0
-    ) -> None:
-        self.layers, self.steps, self.window = list(layers), steps, window
-        self.dtype = self.layers[0].keys.dtype
-        self.capacity = self.layers[0].keys.shape[2]
-        self.lengths = [0] * len(self.layers[0].keys)  # slots in use, per row
+    def __init__(self, layers: Sequence[LayerCache], trunk: SteppedTrunk, window: int = 0) -> None:
+        self.layers, self.trunk, self.window = list(layers), trunk, window
+        _, rows, _, self.capacity, _ = self.layers[0].both.shape
+        self.dtype, self.device = self.layers[0].both.dtype, self.layers[0].both.device
+        self.lengths = [0] * rows  # slots in use, per row
         self.shared = 0  # slots that hold the same in all rows, from the first on
 
     @property
@@ -111,12 +114,12 @@ class Cache:
     @property
     def num_bytes(self) -> int:
         """Of all buffers."""
-        buffers = [x for layer in self.layers for x in (layer.keys, layer.values, layer.state)]
+        buffers = [x for layer in self.layers for x in (layer.both, layer.state)]
         return sum(x.nbytes for x in buffers if x is not None)
 
     def row(self, index: int) -> Cache:
         """One row, as a cache that writes into this one; its `lengths` alone are its own."""
-        part = Cache([layer.row(index) for layer in self.layers], self.steps, self.window)
+        part = Cache([layer.row(index) for layer in self.layers], self.trunk, self.window)
         part.lengths = [self.lengths[index]]
         self.shared = 0  # what is written through the part is that row's alone
         return part
@@ -125,7 +128,7 @@ class Cache:
         """A new cache of `count` rows that all begin as this one's only row."""
         assert self.num_rows == 1
         layers = [layer.spread(count, self.lengths[0]) for layer in self.layers]
-        spread = Cache(layers, self.steps, self.window)
+        spread = Cache(layers, self.trunk, self.window)
         spread.lengths = self.lengths * count
         spread.shared = self.lengths[0] if count > 1 else 0
         return spread
@@ -141,7 +144,7 @@ class Cache:
             blocks: positions of each new block.
             live: False for rows that wait. They are computed along, but keep nothing.
         """
-        N, device = sum(blocks), self.layers[0].keys.device
+        N, device = sum(blocks), self.device
         for index, length in enumerate(self.lengths):
             if length + N > self.capacity:
                 self._slide(index, N)
@@ -194,6 +197,6 @@ class Cache:
                 f"are in sight, {count} more do not fit"
             )
         for layer in self.layers:
-            for buffer in (layer.keys, layer.values):
-                buffer[index, :, :kept] = buffer[index, :, length - kept : length].clone()
+            buffer = layer.both[:, index]
+            buffer[:, :, :kept] = buffer[:, :, length - kept : length].clone()
         self.lengths[index], self.shared = kept, 0

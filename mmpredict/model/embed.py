@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mmpredict.model.compiled import for_any_number
 from mmpredict.model.config import ContextNoise, PredictorConfig
 from mmpredict.model.frame_encoder import FrameEncoder
 from mmpredict.model.norm import RMSNorm
@@ -48,7 +49,7 @@ class Standardise(nn.Module):
         self.std.copy_(units)
 
     def forward(self, values: Tensor) -> Tensor:
-        return (values.float() - self.mean) / self.std
+        return (values.float() - self.mean).div_(self.std)
 
     def inverse(self, standardised: Tensor) -> Tensor:
         return standardised * self.std + self.mean
@@ -115,6 +116,11 @@ class Embed(nn.Module):
         if config.context_noise.share:
             self.level = nn.Embedding(config.context_noise.levels + 1, dim)
             nn.init.zeros_(self.level.weight)
+        self.run_way_in = way_in
+
+    def compile_layers(self) -> None:
+        """Compile the way in of blocks of values, for any number of them."""
+        self.run_way_in = for_any_number(way_in, {3: 0, 4: 0})
 
     def set_statistics(self, statistics: Statistics) -> None:
         """Take over mean and deviation of the continuous streams."""
@@ -162,20 +168,30 @@ class Embed(nn.Module):
     def vectors(self, spec: StreamSpec, contents: Tensor | Seen) -> Tensor:
         """(N, D): the positions of one stream, from its ids or its blocks of values."""
         if isinstance(contents, Seen):
-            x_ND = self._values(spec.name, contents)
-        else:
-            x_ND = self.tables[spec.name](contents)
+            return self._values(spec.name, contents)
+        x_ND = self.tables[spec.name](contents)
         if spec.name not in self.norm:
             return x_ND
         return self.norm[spec.name](x_ND) + self.stream.weight[self.index[spec.name]]
 
     def _values(self, name: str, seen: Seen) -> Tensor:
-        x_MPW = seen.seen_MPW
+        x_MPW, level_MD = seen.seen_MPW, None
         if name in self.encoders:  # it knows values of 0..255, noise and all
             x_MPW = self.encoders[name](self.standardise[name].inverse(x_MPW))
-        x_MPD = self.linear[name](x_MPW)
         if seen.level_M is not None:
-            x_MPD = x_MPD + self.level(seen.level_M)[:, None]
+            level_MD = self.level(seen.level_M)
         elif self.config.context_noise.share:  # a block without noise, as in training
-            x_MPD = x_MPD + self.level.weight[0]
+            level_MD = self.level.weight[:1].expand(len(x_MPW), -1)
+        stream_D = self.stream.weight[self.index[name]]
+        x_MPD = self.run_way_in(self.linear[name], self.norm[name], stream_D, x_MPW, level_MD)
         return x_MPD.flatten(0, 1)
+
+
+def way_in(
+    linear: nn.Linear, norm: RMSNorm, stream_D: Tensor, x_MPW: Tensor, level_MD: Tensor | None
+) -> Tensor:
+    """(M, P, D) from blocks of values, with a vector for the noise on each, if there is any."""
+    x_MPD = linear(x_MPW)
+    if level_MD is not None:
+        x_MPD = x_MPD + level_MD[:, None]
+    return norm(x_MPD) + stream_D

@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmpredict.model.compiled import for_any_number
 from mmpredict.model.config import PredictorConfig
 from mmpredict.model.embed import Embed, Seen
 from mmpredict.model.heads import ids_head, values_head
@@ -47,10 +49,52 @@ class Query(nn.Module):
         self.place = nn.Parameter(torch.zeros(spec.positions_per_block, dim))
         self.delay = nn.Linear(16, dim, bias=False)
 
-    def forward(self, delay_s_MP: Tensor) -> Tensor:
-        octaves = 2.0 ** torch.arange(-4, 4, device=delay_s_MP.device) * math.pi
-        angle = delay_s_MP[..., None].float() * octaves
-        return self.stream + self.place + self.delay(torch.cat([angle.sin(), angle.cos()], -1))
+    def forward(self, delay_s_M: Tensor) -> Tensor:
+        """(M..., D) of blocks, to be added to `place`."""
+        octaves = 2.0 ** torch.arange(-4, 4, device=delay_s_M.device) * math.pi
+        angle = delay_s_M[..., None].float() * octaves
+        return self.stream + self.delay(torch.cat([angle.sin(), angle.cos()], -1))
+
+
+def join(
+    query: Query, from_any: nn.Linear, z_same_MPZ: Tensor, z_any: Tensor, delay_s_MP: Tensor
+) -> Tensor:
+    """z of blocks of values: what the trunk makes of the stream's own last block, slot by slot, and
+    of the last position of any stream, and what is asked. Of the latter two, one for all positions
+    of a block (M, 1) is enough."""
+    return z_same_MPZ + query.place + (from_any(z_any) + query(delay_s_MP))
+
+
+def join_found(  # noqa: PLR0913 - all that a step has found of the past
+    query: Query,
+    from_any: nn.Linear,
+    found_MPZ: Tensor,
+    known_M1: Tensor,
+    start_Z: Tensor,
+    z_any_M1Z: Tensor,
+    delay_s_M1: Tensor,
+) -> Tensor:
+    """`join`, with `start` for blocks that are the first of their stream."""
+    z_same_MPZ = torch.where(known_M1[..., None], found_MPZ, start_Z.to(found_MPZ.dtype))
+    return join(query, from_any, z_same_MPZ, z_any_M1Z, delay_s_M1)
+
+
+class Found(torch.autograd.Function):
+    """Rows of a matrix at two lists of places. Their gradients are added into one matrix; autograd
+    would fill one for each, and then add them up."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(one, other)
+        ctx.rows = len(x_ND)
+        return x_ND[one], x_ND[other]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        of_x = grads[0].new_zeros(ctx.rows, grads[0].shape[-1])
+        for places, grad in zip(ctx.saved_tensors, grads, strict=True):
+            of_x.index_put_((places,), grad, accumulate=True)
+        return of_x, None, None
 
 
 class Predictor(nn.Module):
@@ -95,6 +139,7 @@ class Predictor(nn.Module):
                 own = self.embed.encoders[spec.name] if spec.name in config.encoders else None
                 self.latents[spec.name] = Latent(spec, dim, config.latent[spec.name], own)
         self.next_stream = nn.Linear(dim, len(layout.streams))
+        self.run_join = join_found
 
     def _init_weights(self) -> None:
         """Linear maps N(0, 1/sqrt(fan in)); the two that end a residual branch smaller by sqrt(2
@@ -134,8 +179,10 @@ class Predictor(nn.Module):
 
     def compile_layers(self) -> None:
         """Compile what the time goes into: the trunk's layers for the shapes that come, and the
-        heads' for any number of blocks."""
+        ways in and out of blocks of values for any number of them."""
         self.trunk.compile_layers()
+        self.embed.compile_layers()
+        self.run_join = for_any_number(join_found, {2: 0, 3: 0, 5: 0, 6: 0})
         for head in self.heads.values():
             if hasattr(head, "compile_layers"):
                 head.compile_layers()
@@ -171,60 +218,76 @@ class Predictor(nn.Module):
         """(B, L, D): the trunk's view of every position, of its own and earlier blocks only."""
         return self.trunk(self.embed(batch, seen), batch)
 
-    def condition(self, batch: Batch, hidden_BLD: Tensor, modality: int, ahead: int = 1) -> Tensor:
+    def condition(
+        self,
+        batch: Batch,
+        hidden_BLD: Tensor,
+        modality: int,
+        ahead: int = 1,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
         """All that a stream's head sees of the past: z (M, P, Z), of ids (M, 1, Z).
 
         Args:
             ahead: how many blocks of the stream before block m the view ends: z is what is said of
                 m when the `ahead - 1` blocks of its stream before it have not come yet.
+            chosen: numbers of the blocks of the stream that are asked for; None for all.
         """
         spec = self.layout[modality]
         start_2Z = self.starts[spec.name]
-        per_block = spec.positions_per_block
-        mine_N = batch.placed().places.positions[modality]
-        moved = (ahead - 1) * per_block  # what block m - ahead + 1 saw of the past
-        then_N = mine_N.roll(moved)
-        row_N = then_N - then_N % batch.modality.shape[1]
-        any_N = batch.prev_any.flatten()[then_N]
-        same_N = batch.prev_same.flatten()[then_N]
+        mine_MP = self._places(batch, modality)
+        then_MP = mine_MP.roll(ahead - 1, 0)  # what block m - ahead + 1 saw of the past
+        if chosen is not None:
+            mine_MP, then_MP = mine_MP[chosen], then_MP[chosen]
+        first_M1 = then_MP[:, :1]  # all positions of a block see the same of other streams
+        row_M1 = first_M1 - first_M1 % batch.modality.shape[1]
+        any_M1 = batch.prev_any.flatten()[first_M1]
         hidden_ND = hidden_BLD.flatten(0, 1)
-
-        def look(index_N: Tensor, start: Tensor) -> Tensor:
-            found = hidden_ND[row_N + index_N.clamp(min=0)]
-            return torch.where(index_N[:, None] >= 0, found, start.to(found.dtype))
-
-        z_any = look(any_N, start_2Z[1]).unflatten(0, (-1, per_block))
+        where_any_M1 = row_M1 + any_M1.clamp(min=0)
+        start_Z = start_2Z[1].to(hidden_ND.dtype)
         if spec.is_discrete:
-            return z_any
-        z_same = look(same_N, start_2Z[0]).unflatten(0, (-1, per_block))
+            return torch.where(any_M1[..., None] >= 0, hidden_ND[where_any_M1], start_Z)
+        same_MP = row_M1 + batch.prev_same.flatten()[then_MP].clamp(min=0)
+        found_any, found_MPZ = Found.apply(hidden_ND, where_any_M1, same_MP)
+        z_any = torch.where(any_M1[..., None] >= 0, found_any, start_Z)
+        known_M1 = batch.prev_same.flatten()[first_M1] >= 0  # a block's positions begin together
         end_N = batch.end_s.flatten()
-        since_N = end_N[mine_N] - end_N[row_N + same_N.clamp(min=0)]
-        delay_MP = torch.where(same_N >= 0, since_N, 0.0).float().unflatten(0, (-1, per_block))
-        return self.join(spec, z_same, z_any, delay_MP)
+        since_M1 = end_N[mine_MP[:, :1]] - end_N[same_MP[:, :1]]
+        delay_M1 = torch.where(known_M1, since_M1, 0.0).float()
+        of_stream = (self.queries[spec.name], self.from_any)
+        return self.run_join(*of_stream, found_MPZ, known_M1, start_2Z[0], z_any, delay_M1)
 
     def join(
         self, spec: StreamSpec, z_same_MPZ: Tensor, z_any: Tensor, delay_s_MP: Tensor
     ) -> Tensor:
-        """z of blocks of values: what the trunk makes of the stream's own last block, slot by slot,
-        and of the last position of any stream, and what is asked."""
-        return z_same_MPZ + self.from_any(z_any) + self.queries[spec.name](delay_s_MP)
+        """As the function of this name, for a stream."""
+        return join(self.queries[spec.name], self.from_any, z_same_MPZ, z_any, delay_s_MP)
 
     def previous(
-        self, batch: Batch, modality: int, seen: Seen | None = None, ahead: int = 1
+        self,
+        batch: Batch,
+        modality: int,
+        seen: Seen | None = None,
+        ahead: int = 1,
+        chosen: Tensor | None = None,
     ) -> Tensor:
-        """(M, P, D) standardised: of each block of a continuous stream, the block of the stream
-        that stands `ahead` blocks before it; 0 if none.
+        """(M, P, D) standardised: of each block of a continuous stream (or of those in `chosen`),
+        the block of the stream that stands `ahead` blocks before it; 0 if none.
 
         The blocks of a stream follow each other in its contents, so this is the contents moved on,
         cut where a document begins.
         """
         values = self.embed.values(batch, modality) if seen is None else seen.seen_MPW
-        moved = torch.roll(values, ahead, dims=0)
-        return torch.where(self.has_previous(batch, modality, ahead)[:, None, None], moved, 0.0)
+        known_M = self.has_previous(batch, modality, ahead)
+        if chosen is None:
+            moved = values.roll(ahead, 0)
+        else:  # below 0 counts from the end, as `roll` does
+            moved, known_M = values[chosen - ahead], known_M[chosen]
+        return moved.masked_fill_(~known_M[:, None, None], 0.0)  # a copy in either case
 
     def has_previous(self, batch: Batch, modality: int, ahead: int = 1) -> Tensor:
         """(M,) bool: there are `ahead` blocks of the stream before it in its document."""
-        firsts_M = self._firsts(batch, modality)
+        firsts_M = self._places(batch, modality)[:, 0]
         follows_M = batch.prev_same.flatten()[firsts_M] >= 0
         found_M = follows_M
         for back in range(1, ahead):
@@ -233,12 +296,12 @@ class Predictor(nn.Module):
 
     def counted(self, batch: Batch, modality: int) -> Tensor:
         """(M,) bool: the block counts in the loss."""
-        return batch.loss_mask.flatten()[self._firsts(batch, modality)]
+        return batch.loss_mask.flatten()[self._places(batch, modality)[:, 0]]
 
-    def _firsts(self, batch: Batch, modality: int) -> Tensor:
-        """(M,) first position of each block."""
+    def _places(self, batch: Batch, modality: int) -> Tensor:
+        """(M, P) row * L + column of each block's positions."""
         per_block = self.layout[modality].positions_per_block
-        return batch.placed().places.positions[modality][::per_block]
+        return batch.placed().places.positions[modality].unflatten(0, (-1, per_block))
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Prediction:
         """What is said of every counted block; noise comes from `generator`."""
@@ -260,7 +323,7 @@ class Predictor(nn.Module):
                     latents[spec.modality] = self.latents[spec.name](z, features)
                 continue
             counted_M = batch.places.counted[spec.modality]
-            z_MZ = self.condition(batch, hidden_BLD, spec.modality)[counted_M, 0]
+            z_MZ = self.condition(batch, hidden_BLD, spec.modality, chosen=counted_M)[:, 0]
             if len(z_MZ):
                 ids = batch.contents[spec.modality][counted_M]
                 streams[spec.modality] = self.heads[spec.name](z_MZ, ids, generator)
@@ -273,8 +336,8 @@ class Predictor(nn.Module):
         parts = []
         for ahead in self.config.horizons:
             chosen = self.chosen(batch, spec.modality, ahead)
-            z = self.condition(batch, hidden_BLD, spec.modality, ahead)[chosen]
-            previous = self.previous(batch, spec.modality, seen, ahead)[chosen]
+            z = self.condition(batch, hidden_BLD, spec.modality, ahead, chosen)
+            previous = self.previous(batch, spec.modality, seen, ahead, chosen)
             parts.append((z, previous, seen.clean_MPW[chosen]))
         if len(parts) == 1:
             return parts[0]

@@ -75,17 +75,27 @@ def rotary_table(
     Seconds become ticks; the three axes are interleaved over the frequencies, so that each of them
     has fast and slow ones (the layout that Qwen-VL models call interleaved M-RoPE).
     """
-    # Made on the device from its own numbers: constants from the host would make it wait.
-    pairs = torch.arange(head_dim // 2, device=positions_BL3.device)
-    axis = (pairs % 2) * (pairs % 4 // 2 + 1)  # 0 1 0 2: half with time, a quarter each in space
-    time_BL1 = (positions_BL3[..., :1].float() * (STEPS_PER_TICK / TICK_S)).round()
-    time_BL1 = time_BL1 / STEPS_PER_TICK
-    place_BL2 = positions_BL3[..., 1:].float()
-    if config.axes == "diagonal":
-        place_BL2 = place_BL2 + time_BL1
-    ticks_BL3 = torch.cat([time_BL1, place_BL2], dim=-1)
-    angle = ticks_BL3[..., axis] * frequencies(head_dim, config, pairs.device)
+    device = positions_BL3.device
+    ticks_BL3 = in_ticks(positions_BL3, config)
+    angle = ticks_BL3[..., axes(head_dim, device)] * frequencies(head_dim, config, device)
     return angle.cos()[:, None], angle.sin()[:, None]
+
+
+def axes(head_dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """(E/2,) the axis with which each pair of values turns."""
+    # Made on the device from its own numbers: constants from the host would make it wait.
+    pairs = torch.arange(head_dim // 2, device=device)
+    return (pairs % 2) * (pairs % 4 // 2 + 1)  # 0 1 0 2: half with time, a quarter each in space
+
+
+def in_ticks(positions_BL3: Tensor, config: RotaryConfig) -> Tensor:
+    """(B, L, 3) how far each position is along the axes, in ticks and patches."""
+    ticks_BL3 = positions_BL3.to(torch.float32, copy=True)
+    time_BL1 = ticks_BL3[..., :1]
+    time_BL1.mul_(STEPS_PER_TICK / TICK_S).round_().div_(STEPS_PER_TICK)
+    if config.axes == "diagonal":
+        ticks_BL3[..., 1:] += time_BL1
+    return ticks_BL3
 
 
 def rotate(x_BHLE: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

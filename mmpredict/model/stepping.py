@@ -2,16 +2,17 @@
 
 The same function as `Layer.forward` (tests/model/test_cache.py), for steps of one or a few
 positions, where not the products take the time but their number: queries, keys and values are one
-product, gate and up are one, each weight lies as the products read it, and a sum goes into the
-product before it.
+product, gate and up are one, each weight lies as the products read it, a norm's gains are
+multiplied into the weights behind it, and a sum goes into the product before it.
 
 Shapes: B rows, N new positions, R = B N of all rows, D model width, H query heads, G key/value
-heads, E values per head, K positions that are looked at, F inner width.
+heads, X = H + 2 G, E values per head, K positions that are looked at, F inner width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,24 +20,60 @@ from torch.nn import functional as F
 
 from mmpredict.model.cache import LayerCache, Step
 from mmpredict.model.layers import Layer, Rows
+from mmpredict.model.rotary import RotaryConfig, axes, frequencies, in_ticks
 
 
-@dataclass(frozen=True)
-class Turns:
-    """Cosines and signed sines of the new positions, (B, 1, N, E), for `turned`."""
+class Turns(NamedTuple):
+    """Cosines and signed sines of the new positions, (B, N, 1, E)."""
 
     cos: Tensor
     sin: Tensor
 
-    @staticmethod
-    def of(table: tuple[Tensor, Tensor], dtype: torch.dtype) -> Turns:
-        """From the table of `rotary_table`."""
-        cos, sin = table
-        return Turns(torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype))
+    def turn_(self, x_BNXE: Tensor) -> None:
+        """In place what `rotary.rotate` does: (a, b) becomes (a cos - b sin, b cos + a sin)."""
+        other_BNXE = x_BNXE.roll(x_BNXE.shape[-1] // 2, -1)
+        torch.addcmul(x_BNXE * self.cos, other_BNXE, self.sin, out=x_BNXE)
 
-    def turned(self, x_BHNE: Tensor) -> Tensor:
-        """As `rotary.rotate`: (a, b) becomes (a cos - b sin, b cos + a sin)."""
-        return torch.addcmul(x_BHNE * self.cos, x_BHNE.roll(x_BHNE.shape[-1] // 2, -1), self.sin)
+
+class Turner:
+    """Makes the `Turns` of new positions; what is the same at every step is made once.
+
+    Args:
+        head_dim: E.
+        config: of the rotary positions.
+        dtype: of queries and keys.
+        device: of the positions.
+    """
+
+    def __init__(
+        self, head_dim: int, config: RotaryConfig, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.config, self.dtype = config, dtype
+        self.axis_E = axes(head_dim, device).repeat(2)
+        frequency = frequencies(head_dim, config, device)
+        self.frequency_E = torch.cat([-frequency, frequency])  # a sine takes over the sign
+
+    def __call__(self, positions_BN3: Tensor) -> Turns:
+        ticks_BNE = in_ticks(positions_BN3, self.config).index_select(-1, self.axis_E)
+        angle_BN1E = (ticks_BNE * self.frequency_E)[:, :, None]
+        return Turns(angle_BN1E.cos().to(self.dtype), angle_BN1E.sin().to(self.dtype))
+
+
+class Unit:
+    """An RMS norm up to a factor for each value, `gain`, which the weights behind it can take over.
+
+    With l the length of x and D its values, x / sqrt(l^2 / D + eps) is sqrt(D) x / hypot(l, sqrt(D
+    eps)).
+    """
+
+    def __init__(self, norm: torch.nn.RMSNorm) -> None:
+        D, wide = norm.weight.numel(), torch.promote_types(norm.weight.dtype, torch.float32)
+        self.gain = D**0.5 * norm.weight.detach()
+        self.least = self.gain.new_full((), (D * norm.eps) ** 0.5, dtype=wide)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self.least.dtype)
+        return x / torch.hypot(length, self.least)
 
 
 class SteppedLayer:
@@ -48,78 +85,86 @@ class SteppedLayer:
     """
 
     def __init__(self, layer: Layer, dtype: torch.dtype) -> None:
-        self.layer, self.experts = layer, layer.experts
+        self.layer, self.experts, self.dtype = layer, layer.experts, dtype
         attention = layer.attention
-        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         self.head_dim = attention.head_dim
         self.num_groups = attention.k_proj.out_features // self.head_dim
         self.num_heads = attention.q_proj.out_features // self.head_dim
-        self.qkv_DX = _side_by_side([p.weight for p in parts], dtype)
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.attention_unit = None if self.experts else Unit(layer.attention_norm)
+        self.qkv_DX = _side_by_side(parts, dtype, self.attention_unit)
         biases = [p.bias for p in parts]
         self.bias_X = None if biases[0] is None else torch.cat(biases).detach().to(dtype)
-        self.out_XD = _side_by_side([attention.o_proj.weight], dtype)
-        self.gain_H1E = self.gain_eps = None
+        self.out_XD = _side_by_side([attention.o_proj], dtype)
+        self.head_unit = None
         if isinstance(attention.q_norm, torch.nn.RMSNorm):
-            gains = [attention.q_norm.weight] * self.num_heads
-            gains += [attention.k_norm.weight] * self.num_groups
-            self.gain_H1E = torch.stack(gains)[:, None].detach().to(dtype)
-            self.gain_eps = attention.q_norm.eps
+            self.head_unit, keys = Unit(attention.q_norm), Unit(attention.k_norm)
+            gains = [self.head_unit.gain] * self.num_heads + [keys.gain] * self.num_groups
+            self.gain_XE = torch.stack(gains).to(dtype)
         if not self.experts:
             inner = layer.feed_forward
-            self.gate_up_DF = _side_by_side([inner.gate_proj.weight, inner.up_proj.weight], dtype)
-            self.down_FD = _side_by_side([inner.down_proj.weight], dtype)
+            self.inner_unit = Unit(layer.feed_forward_norm)
+            parts = (inner.gate_proj, inner.up_proj)
+            self.gate_up_DF = _side_by_side(parts, dtype, self.inner_unit)
+            self.down_FD = _side_by_side([inner.down_proj], dtype)
 
     def extend(
-        self, x_BND: Tensor, rows: Rows, turns: Turns, kept: LayerCache, step: Step
+        self, x_RD: Tensor, rows: Rows, turns: Turns, kept: LayerCache, step: Step
     ) -> Tensor:
         """What `Layer.forward` says of new positions that follow those in the cache."""
-        layer, shape = self.layer, x_BND.shape
-        normed_BND = self._norm(layer.attention_norm, x_BND, rows)
-        y_RX = self._attended(normed_BND, turns, kept, step)
-        x_RD = _plus_product(x_BND.flatten(0, 1), y_RX, self.out_XD)
-        if layer.memory is not None:
-            x_BND = x_RD.view(shape)
-            normed_BND = self._norm(layer.memory_norm, x_BND, rows)
-            y_BND, state = layer.memory(normed_BND, rows.first_BL, kept.state, live_BL=step.live_BN)
-            kept.state.copy_(state)
-            x_RD = (x_BND + y_BND).flatten(0, 1)
+        B, layer = kept.both.shape[1], self.layer
         if self.experts:
-            x_BND = x_RD.view(shape)
-            return x_BND + layer.fed_forward(x_BND, rows)
-        normed_RD = self._norm(layer.feed_forward_norm, x_RD, rows)
-        gate_RF, up_RF = (normed_RD.to(self.down_FD.dtype) @ self.gate_up_DF).chunk(2, -1)
-        return _plus_product(x_RD, F.silu(gate_RF).mul_(up_RF), self.down_FD).view(shape)
+            normed_RD = layer.attention_norm(x_RD.unflatten(0, (B, -1)), rows).flatten(0, 1)
+        else:
+            normed_RD = self.attention_unit(x_RD)
+        y_RX = self._attended(normed_RD.to(self.dtype), turns, kept, step)
+        x_RD = _plus_product(x_RD, y_RX, self.out_XD)
+        if layer.memory is not None:
+            x_RD = x_RD + self._remembered(x_RD.unflatten(0, (B, -1)), rows, kept, step)
+        if self.experts:
+            return x_RD + layer.fed_forward(x_RD.unflatten(0, (B, -1)), rows).flatten(0, 1)
+        normed_RD = self.inner_unit(x_RD).to(self.dtype)
+        gate_RF, up_RF = (normed_RD @ self.gate_up_DF).chunk(2, -1)
+        return _plus_product(x_RD, F.silu(gate_RF).mul_(up_RF), self.down_FD)
 
-    def _attended(self, normed_BND: Tensor, turns: Turns, kept: LayerCache, step: Step) -> Tensor:
+    def _attended(self, normed_RD: Tensor, turns: Turns, kept: LayerCache, step: Step) -> Tensor:
         """(R, H E): the heads' answers."""
-        B, N, _ = normed_BND.shape
-        H, G, E = self.num_heads, self.num_groups, self.head_dim
-        normed_RD = normed_BND.flatten(0, 1).to(self.qkv_DX.dtype)
+        B, H, G, E = kept.both.shape[1], self.num_heads, self.num_groups, self.head_dim
         if self.bias_X is None:
             y_RX = normed_RD @ self.qkv_DX
         else:
             y_RX = torch.addmm(self.bias_X, normed_RD, self.qkv_DX)
-        y_BXNE = y_RX.view(B, N, -1, E).transpose(1, 2)
-        qk_BXNE, v_BGNE = y_BXNE[:, : H + G], y_BXNE[:, H + G :]
-        if self.gain_H1E is not None:
-            qk_BXNE = F.rms_norm(qk_BXNE, (E,), None, self.gain_eps) * self.gain_H1E
-        qk_BXNE = turns.turned(qk_BXNE)
-        keys, values = kept.append(qk_BXNE[:, H:], v_BGNE, step)
+        y_BNXE = y_RX.view(B, -1, H + 2 * G, E)
+        qk_BNXE = y_BNXE[:, :, : H + G]
+        if self.head_unit is not None:
+            torch.mul(self.head_unit(qk_BNXE), self.gain_XE, out=qk_BNXE)
+        turns.turn_(qk_BNXE)
+        keys, values = kept.append(y_BNXE[:, :, H:], step)
         bias = step.bias_B1NK
         if bias is not None and H > G:
             bias = bias.repeat(1, 1, H // G, 1)
         # Heads that share their keys stand behind each other, as if they were positions.
-        q_BGQE = qk_BXNE[:, :H].reshape(B, G, -1, E)
+        q_BGQE = y_BNXE[:, :, :H].transpose(1, 2).reshape(B, G, -1, E)
         if step.shared:
             y_BGQE = _attend_shared(q_BGQE, keys, values, step.shared, bias)
         else:
             y_BGQE = F.scaled_dot_product_attention(q_BGQE, keys, values, bias)
-        return y_BGQE.reshape(B, H, N, E).transpose(1, 2).reshape(B * N, H * E)
+        return y_BGQE.reshape(B, H, -1, E).transpose(1, 2).reshape(-1, H * E)
 
-    def _norm(self, norm: torch.nn.Module, x: Tensor, rows: Rows) -> Tensor:
-        if self.experts:
-            return norm(x, rows)
-        return F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps)
+    def _remembered(self, x_BND: Tensor, rows: Rows, kept: LayerCache, step: Step) -> Tensor:
+        """(R, D): the answers of the fast weights."""
+        layer = self.layer
+        normed_BND = layer.memory_norm(x_BND, rows) if self.experts else layer.memory_norm(x_BND)
+        y_BND, state = layer.memory(normed_BND, rows.first_BL, kept.state, live_BL=step.live_BN)
+        kept.state.copy_(state)
+        return y_BND.flatten(0, 1)
+
+
+class SteppedTrunk(NamedTuple):
+    """What makes the steps of a trunk; shared by all caches that come from one."""
+
+    layers: Sequence[SteppedLayer]
+    turner: Turner
 
 
 def _attend_shared(
@@ -141,9 +186,15 @@ def _attend_shared(
     return y_BGQE + weights[..., shared:] @ v_BGKE[:, :, shared:]
 
 
-def _side_by_side(weights: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """(in, out) of weights (out, in): a single position is multiplied faster so."""
-    return torch.cat([w.detach().to(dtype) for w in weights]).T.contiguous()
+def _side_by_side(
+    parts: Sequence[torch.nn.Linear], dtype: torch.dtype, behind: Unit | None = None
+) -> Tensor:
+    """(in, out) of weights (out, in): a single position is multiplied faster so. They take over the
+    gains of the norm that they stand behind."""
+    weight = torch.cat([part.weight.detach() for part in parts])
+    if behind is not None:
+        weight *= behind.gain
+    return weight.to(dtype).T.contiguous()
 
 
 def _plus_product(x_RD: Tensor, y_RX: Tensor, weight_XD: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from mmpredict.model.layers import Layer, LayerConfig, Rows
 from mmpredict.model.norm import RMSNorm
 from mmpredict.model.rotary import rotary_table
 from mmpredict.model.sight import look
-from mmpredict.model.stepping import SteppedLayer, Turns
+from mmpredict.model.stepping import SteppedLayer, SteppedTrunk, Turner
 from mmpredict.schema import Batch, Layout
 
 
@@ -91,19 +91,20 @@ class Trunk(nn.Module):
                 enough for rows of any length.
         """
         heads, weight = self.config.attention_layer, self.norm.weight
-        shape = (num_rows, heads.num_kv_heads, capacity, heads.head_dim)
+        shape = (2, num_rows, heads.num_kv_heads, capacity, heads.head_dim)
         dtype = weight.dtype
         if torch.is_autocast_enabled(weight.device.type):
             dtype = torch.get_autocast_dtype(weight.device.type)
         layers = []
         for layer in self.layers:
-            room = (torch.zeros(shape, dtype=dtype, device=weight.device) for _ in range(2))
             state = None
             if layer.memory is not None:
                 state = layer.memory.new_state(num_rows, weight.device)
                 state = state.to(torch.promote_types(weight.dtype, torch.float32))
-            layers.append(LayerCache(*room, state))
-        steps = [SteppedLayer(layer, dtype) for layer in self.layers]
+            room = torch.zeros(shape, dtype=dtype, device=weight.device)
+            layers.append(LayerCache(room, state))
+        turner = Turner(heads.head_dim, self.config.rotary, dtype, weight.device)
+        steps = SteppedTrunk([SteppedLayer(layer, dtype) for layer in self.layers], turner)
         return Cache(layers, steps, self.config.window)
 
     def extend(  # noqa: PLR0913 - the new positions and all that is said of them
@@ -128,14 +129,12 @@ class Trunk(nn.Module):
         blocks = (N,) if blocks is None else blocks
         step = cache.step(blocks, live)
         rows = self._rows_of_step(x_BND, blocks, streams)
-        config = self.config
-        table = rotary_table(positions_BN3, config.attention_layer.head_dim, config.rotary)
-        turns = Turns.of(table, cache.dtype)
+        turns, x_RD = cache.trunk.turner(positions_BN3), x_BND.flatten(0, 1)
         with torch.autocast(x_BND.device.type, enabled=False):
-            for layer, kept in zip(cache.steps, cache.layers, strict=True):
-                x_BND = layer.extend(x_BND, rows, turns, kept, step)
+            for layer, kept in zip(cache.trunk.layers, cache.layers, strict=True):
+                x_RD = layer.extend(x_RD, rows, turns, kept, step)
             cache.advance(N, live)
-            return self.norm(x_BND)
+            return self.norm(x_RD).view(x_BND.shape)
 
     def _rows_of_step(self, x_BND: Tensor, blocks: Sequence[int], streams: Sequence[int]) -> Rows:
         config, device = self.config, x_BND.device

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -175,8 +175,27 @@ def z_loss(said: IdsPrediction) -> Tensor:
 
 def flow_matching(said: ValuesPrediction) -> Tensor:
     """Mean squared error of the velocity that x-prediction implies: ||(X_hat - X) / (1 - t)||^2."""
-    away = (1 - said.level_RM).clamp(min=VELOCITY_CLIP)[..., None, None]
-    return ((said.denoised_RMPD - said.targets_MPD) / away).square().mean()
+    away_RM = (1 - said.level_RM).clamp(min=VELOCITY_CLIP)
+    return BlockErrors.apply(said.denoised_RMPD, said.targets_MPD, away_RM.square().reciprocal())
+
+
+class BlockErrors(torch.autograd.Function):
+    """Mean of weight * (x - y)^2, with one weight for each block: as autograd's, but it walks over
+    blocks of pixels three times, forward and back, in the place of about ten."""
+
+    @staticmethod
+    def forward(ctx: Any, x_RMPD: Tensor, y_MPD: Tensor, weight_RM: Tensor) -> Tensor:
+        away_RMPD = x_RMPD - y_MPD
+        share_RM = weight_RM / away_RMPD.numel()
+        ctx.save_for_backward(away_RMPD, share_RM)
+        norm_RM = torch.linalg.vector_norm(away_RMPD, dim=(-2, -1))
+        return (share_RM * norm_RM.square()).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        away_RMPD, share_RM = ctx.saved_tensors
+        of_x = away_RMPD * (2 * grad * share_RM)[..., None, None]
+        return of_x, -of_x.sum(0) if ctx.needs_input_grad[1] else None, None
 
 
 def token_nll(said: IdsPrediction) -> Tensor:

@@ -40,8 +40,10 @@ def interleave(streams: list[Tokens], layout: Layout) -> Batch:
     order = np.lexsort((modality_N, key_N))  # stable: equal keys keep their stream's own order
     modality_N, end_N = modality_N[order], end_N[order]
 
-    per_block = {spec.modality: spec.positions_per_block for spec in layout.streams}
-    count_N = np.array([per_block[m] for m in modality_N])
+    per_block = np.zeros(1 + max(spec.modality for spec in layout.streams), dtype=np.int64)
+    for spec in layout.streams:
+        per_block[spec.modality] = spec.positions_per_block
+    count_N = per_block[modality_N]
     start_N = np.cumsum(count_N) - count_N
     block_L = np.repeat(np.arange(len(order)), count_N)
     slot_L = np.arange(len(block_L)) - start_N[block_L]

@@ -7,6 +7,9 @@ import torch
 
 from mmpredict.model import PredictorConfig
 from mmpredict.model.fast_weights import FastWeightsConfig
+from mmpredict.model.norm import RMSNorm
+from mmpredict.model.rotary import RotaryConfig, rotary_table, rotate
+from mmpredict.model.stepping import Turner, Unit
 from mmpredict.model.trunk import Trunk
 from mmpredict.schema import Layout, StreamSpec, Tokens
 from mmpredict.sequence import interleave
@@ -141,3 +144,38 @@ def test_under_autocast_products_and_cache_have_its_dtype():
         whole = trunk(x.float(), row)
     assert cache.dtype == torch.bfloat16 and hidden.dtype == torch.float32
     assert (hidden - whole).abs().mean() < 2e-2
+
+
+@torch.inference_mode()
+def test_a_new_cache_has_the_weights_as_they_are_now():
+    """A training goes on between two rollouts; by any way that weights are written."""
+    trunk, (row, x) = make_trunk(), make_row()
+    read(trunk, trunk.new_cache(1, 64), row, x, blocks_of(row), 0)
+    for parameter in trunk.parameters():
+        parameter.data.mul_(1.25)
+    hidden, _ = read(trunk, trunk.new_cache(1, 64), row, x, blocks_of(row), 0)
+    torch.testing.assert_close(hidden, trunk(x, row), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-4, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_unit_with_its_gain_is_the_norm(size, dtype):
+    """Also where eps has a say."""
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(24, 1e-6).to(dtype)
+    torch.nn.init.normal_(norm.weight, generator=generator)
+    x_RD = size * torch.randn(5, 24, generator=generator, dtype=dtype)
+    unit = Unit(norm)
+    torch.testing.assert_close(unit(x_RD) * unit.gain, norm(x_RD).detach())
+
+
+@pytest.mark.parametrize("axes", ["separate", "diagonal"])
+def test_turns_are_the_rotation(axes):
+    generator, config = torch.Generator().manual_seed(0), RotaryConfig(axes=axes)
+    positions_BN3 = 7 * torch.rand(2, 3, 3, generator=generator)
+    kept, x_BNXE = positions_BN3.clone(), torch.randn(2, 3, 5, 16, generator=generator)
+    table = rotary_table(positions_BN3, 16, config)
+    want = rotate(x_BNXE.transpose(1, 2), table).transpose(1, 2)
+    Turner(16, config, torch.float32, positions_BN3.device)(positions_BN3).turn_(x_BNXE)
+    torch.testing.assert_close(x_BNXE, want)
+    assert torch.equal(positions_BN3, kept)

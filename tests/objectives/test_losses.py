@@ -109,6 +109,19 @@ def test_the_flow_loss_is_that_of_the_velocity_and_does_not_explode():
     )
 
 
+def test_the_flow_loss_teaches_what_its_formula_says():
+    """Gradients of ||(X_hat - X) / (1 - t)||^2 with respect to both, several draws per block."""
+    g = generator(10)
+    clean = torch.randn(3, 2, 5, generator=g, dtype=torch.float64).requires_grad_()
+    guess = torch.randn(2, 3, 2, 5, generator=g, dtype=torch.float64).requires_grad_()
+    level = 0.9 * torch.rand(2, 3, generator=g, dtype=torch.float64)
+    said = ValuesPrediction(guess[0], clean, guess, level)
+    found = torch.autograd.grad(flow_matching(said), (guess, clean))
+    formula = ((guess - clean) / (1 - level)[..., None, None]).square().mean()
+    for a, b in zip(found, torch.autograd.grad(formula, (guess, clean)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_absent_streams_add_nothing():
     both, alone = loss_of({TEXT: words()}, words(seed=2)), loss_of({TEXT: words()})
     assert set(alone.parts) == {"text"}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpredict.model.block_layer import BlockLayer
+from mmpredict.model.compiled import for_any_number
 from mmpredict.model.heads.condition import check_guidance, no_past
 from mmpredict.model.heads.config import HeadConfig
 from mmpredict.model.heads.density import DEQUANTISATION, gaussian_nats, noised_alike
@@ -79,11 +80,11 @@ class FlowHead(nn.Module):
         self.norm = RMSNorm(dim)
         self.to_correction = nn.Linear(dim, spec.width, bias=False)
         nn.init.zeros_(self.to_correction.weight)
+        self.run = FlowHead.said  # unbound: a copy of the head computes with its own weights
 
     def compile_layers(self) -> None:
-        """Compile the mean and the denoiser, for any number of blocks."""
-        self.block_mean.compile(dynamic=True)
-        self.denoise = torch.compile(self.denoise, dynamic=True)
+        """Compile what a training step computes, as one graph for any number of blocks."""
+        self.run = for_any_number(FlowHead.said, {1: 0, 2: 0, 3: 0, 4: 1, 5: 1})
 
     def outlook(self, z_MPZ: Tensor, previous_MPD: Tensor) -> Outlook:
         """Mean and deviation of the block. The mean is taught by its own error alone."""
@@ -105,30 +106,44 @@ class FlowHead(nn.Module):
         """Prediction of known blocks, for a loss; noise and levels are drawn from `generator`."""
         if self.no_past is not None and self.training:
             z_MPZ, previous_MPD = self.no_past.withhold(z_MPZ, previous_MPD, generator)
-        outlook = self.outlook(z_MPZ, previous_MPD)
         shape, device = (self.config.draws, *targets_MPD.shape), targets_MPD.device
         noise = torch.randn(shape, generator=generator, device=device)
         level_RM = torch.randn(shape[:2], generator=generator, device=device).sigmoid()
-        noised = level_RM[..., None, None] * targets_MPD + (1 - level_RM[..., None, None]) * noise
-        denoised = self.denoise(noised, level_RM, outlook)
-        return ValuesPrediction(outlook.mean_MPD, targets_MPD, denoised, level_RM)
+        mean_MPD, denoised = self.run(self, z_MPZ, previous_MPD, targets_MPD, noise, level_RM)
+        return ValuesPrediction(mean_MPD, targets_MPD, denoised, level_RM)
+
+    def said(
+        self,
+        z_MPZ: Tensor,
+        previous_MPD: Tensor,
+        targets_MPD: Tensor,
+        noise_RMPD: Tensor,
+        level_RM: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """(M, P, D) mean, and (R, M, P, D) what is made of the targets under that noise."""
+        outlook = self.outlook(z_MPZ, previous_MPD)
+        t = level_RM[..., None, None]
+        noised = t * targets_MPD + (1 - t) * noise_RMPD
+        return outlook.mean_MPD, self.denoise(noised, level_RM, outlook)
 
     def denoise(self, noised_RMPD: Tensor, level_RM: Tensor, outlook: Outlook) -> Tensor:
         """(R, M, P, D): the expected clean block, given the noised one and the outlook."""
         mean_MPD = outlook.mean_MPD.detach()
         t = level_RM[..., None, None].float()
-        variance = (2 * outlook.log_sigma_MPD).exp()
-        total = t.square() * variance + (1 - t).square()
-        surprise = noised_RMPD - t * mean_MPD
+        sigma = outlook.log_sigma_MPD.exp()
+        # One root and no quotient, of which a gradient would make many: both are dear on a CPU.
+        inverse = ((t * sigma).square() + (1 - t).square()).rsqrt()
+        gain = sigma * inverse
+        surprise = (noised_RMPD - t * mean_MPD) * inverse  # in units of its own deviation
         condition = self.from_z(outlook.z_MPZ) + self.from_mean(mean_MPD)
-        h = self.from_noised(surprise / total.sqrt())
+        h = self.from_noised(surprise)
         h = h + condition + self.from_level(_level_features(level_RM))[..., None, :].to(h.dtype)
         h = h.flatten(0, 1)
         for layer in self.layers:
             h = layer(h)
         correction = self.to_correction(self.norm(h)).float().view_as(noised_RMPD)
-        posterior = mean_MPD + t * variance / total * surprise
-        return posterior + (variance / total).sqrt() * (1 - t) * correction
+        # The posterior mean, and its deviation times the correction.
+        return mean_MPD + gain * (t * sigma * surprise + (1 - t) * correction)
 
     @torch.no_grad()
     def sample(  # noqa: PLR0913 - one interface for all heads
