@@ -40,11 +40,23 @@ from mmpredict import command_line, lightning_cli
 from mmpredict.model.fast_weights import Steps, chunked
 from mmpredict.schema import Batch
 from mmpredict.training.callbacks import evaluating
-from mmpredict.training.recall_score import RecallScore, RecallTally, summary
+from mmpredict.training.recall_score import NEW, RecallScore, RecallTally, summary
 
 ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "docs" / "images" / "cucumber.png"
+IMAGES = ROOT / "docs" / "images"
 RECIPES = ("associative_recall", "cucumber")
+PICTURES = {  # file; what its axes say
+    "associative_recall": (
+        "recall.png",
+        "positions since the pair last stood (a pair has 2)",
+        "right answers, %",
+    ),
+    "cucumber": (
+        "cucumber.png",
+        "positions since the word was last heard (2 a word of 80 ms)",
+        "noisy words recognised, %",
+    ),
+}
 SEEDS = (0, 1, 2)
 FAST, WIDER = "fast weights", "window, wider"
 NO_MEMORY = ("--model.predictor.fast_weights.every", "0")
@@ -240,13 +252,14 @@ def _cell(score: dict[str, Any] | None) -> str:
     return f"{middle:.1f} [{low:.1f}-{high:.1f}] ({least:.1f}-{most:.1f})"
 
 
-def draw(figures: dict[str, Any], path: Path) -> None:
-    """Accuracy on noisy words over the distance, one line per arm, every seed a dot."""
+def draw(recipe: str, figures: dict[str, Any]) -> Path:
+    """Accuracy over the distance: a line per arm, a thin one per seed; what is new stands apart."""
     from matplotlib.figure import Figure
 
     window = figures["window"]
     found = figures["arms"]["window"]["by_distance"]
     names = [name for name, score in found.items() if score["answers"] >= LEAST_ANSWERS]
+    start = int(names[0] == NEW)
     colours = dict(zip(ARMS, ("#999999", "#c49a3a", "#2f6fdb", "#3a9a5b"), strict=True))
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -257,24 +270,26 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         ends = [
             [100 * (s["accuracy"] - s["low"]), 100 * (s["high"] - s["accuracy"])] for s in scores
         ]
-        style = {"color": colours[arm], "capsize": 2, "linewidth": 1.8}
-        axes.errorbar(x[:1], y[:1], yerr=[[e] for e in ends[0]], fmt="o", **style)
-        axes.errorbar(
-            x[1:], y[1:], yerr=list(zip(*ends[1:], strict=True)), fmt="-o", label=arm, **style
-        )
-        for place, score in zip(x, scores, strict=True):
-            seeds = [100 * value for value in score["seeds"]]
-            axes.plot([place] * len(seeds), seeds, ".", color=colours[arm], alpha=0.4, ms=5)
-    axes.axvline(1.5, color="black", linestyle=":", linewidth=1)
-    axes.text(1.52, 2, f" beyond the window of {window} positions", fontsize=9)
+        style = {"color": colours[arm], "capsize": 2, "linewidth": 1.8, "fmt": "o"}
+        axes.errorbar(x, y, yerr=list(zip(*ends, strict=True)), label=arm, **style)
+        axes.plot(x[start:], y[start:], color=colours[arm], linewidth=1.8)
+        for of_seed in zip(*(score["seeds"] for score in scores), strict=True):
+            percent = [100 * value for value in of_seed]
+            axes.plot(x[start:], percent[start:], color=colours[arm], alpha=0.4, linewidth=0.7)
+            axes.plot(x, percent, ".", color=colours[arm], alpha=0.5, ms=5)
+    axes.axvline(start + 0.5, color="black", linestyle=":", linewidth=1)
     axes.set_xticks(range(len(names)), names)
-    axes.set_xlabel("positions since the word was last heard (2 a word of 80 ms)")
-    axes.set_ylabel("noisy words recognised, %")
-    axes.set_ylim(0, 100)
+    file, across, up = PICTURES[recipe]
+    axes.set_xlabel(f"{across}; dotted: the window of {window}")
+    axes.set_ylabel(up)
+    axes.set_ylim(-3, 103)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False, loc="lower left")
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, loc="outside upper center", ncols=4)
+    path = IMAGES / file
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+    return path
 
 
 def ratios_of(results: dict[str, Any]) -> dict[str, float]:
@@ -333,9 +348,8 @@ def main() -> None:
         print_figures(recipe, figures, "by_distance")
         if "by_answers" in figures["arms"][FAST]:
             print_figures(recipe, figures, "by_answers")
-    if "cucumber" in results and not options.smoke:
-        draw(results["cucumber"], PICTURE)
-        print(f"drew {PICTURE}")
+        if not options.smoke:
+            print(f"drew {draw(recipe, figures)}")
     sizes = [(1, 4, 128, 32)] if options.smoke else [(1, 4, 1024, 32), (16, 4, 1024, 32)]
     prices = {"x".join(map(str, size)): speed(size, 2 if options.smoke else 7) for size in sizes}
     print(f"\nCPU ms, forward and backward, rows x heads x positions x values: {prices}")

@@ -24,6 +24,7 @@ VERBS = {
     "rollout": "continue a prompt: ... --ckpt FILE --prompt FILE_OR_TEXT --seconds 4 --out x.mp4",
     "prepare": "turn media into shards: mmpredict prepare SOURCE --out DIR",
     "inspect": "what is in a folder, shard or file: mmpredict inspect PATH [--verify]",
+    "probe": "ask a model what is left, hidden, falling: ... --ckpt FILE --suite smoke",
     "recipes": "list the recipes that come along",
     "show": "a recipe with all its defaults, and where each value was written",
 }
@@ -58,6 +59,7 @@ def main(words: list[str] | None = None) -> int:
         "rollout": rollout,
         "prepare": prepare,
         "inspect": inspect,
+        "probe": probe,
     }
     if verb not in printers:
         return train(verb, rest)
@@ -216,6 +218,13 @@ def inspect(words: list[str]) -> int:
     from mmpredict import inspect_verb
 
     return own_verb(inspect_verb, "inspect", "Say what is in a folder, shard or file.", words)
+
+
+def probe(words: list[str]) -> int:
+    """Ask a trained model, or audit what it is asked."""
+    from mmpredict import probe_verb
+
+    return own_verb(probe_verb, "probe", "Ask a trained model about space and things.", words)
 
 
 def own_verb(module: ModuleType, name: str, description: str, words: list[str]) -> int:

@@ -20,6 +20,7 @@ HEAVY_FRONT = {
     "rollout_verb",
     "prepare_verb",
     "inspect_verb",
+    "probe_verb",
 }  # imported once something is going to run
 # room -> rooms of the house that it may import (itself always)
 HOUSE = {
@@ -38,6 +39,9 @@ HOUSE = {
     # tokens: a checkpoint carries its codecs
     "training": LEAF | {"tokens", "sequence", "model", "objectives", "generate", "probes"},
     "datamodules": LEAF | {"media", "tokens", "sequence", "world", "shards"},
+    # asked by other people's frameworks, never by the rest of the house
+    "integrations": LEAF
+    | {"media", "tokens", "sequence", "model", "generate", "probes", "training"},
     "cli": LEAF | {"media", "tokens", "shards", "survey", "generate", "probes", "training"},
     "mmpredict": set(),
 }
@@ -52,6 +56,7 @@ THIRD_PARTY = {room: ARRAYS for room in HOUSE} | {
     "world": ARRAYS | {"pymunk"},
     "training": ARRAYS | {"pytorch_lightning", "safetensors", "rich"},
     "datamodules": ARRAYS | {"pytorch_lightning"},
+    "integrations": ARRAYS | {"lm_eval", "lmms_eval"},  # guarded; neither is a dependency
     "cli": {"yaml"},
     "mmpredict": set(),
 }

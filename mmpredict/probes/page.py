@@ -3,6 +3,7 @@ Out: HTML for the report, without a script and without a network."""
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +15,13 @@ LINE, LANE, HEAD, FOOT = 17, 9, 30, 26
 MARKS = "x+<>o"  # of baselines, in their order
 
 
-def section(results: Mapping[str, Any]) -> str:
-    """All of it."""
+def section(results: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None) -> str:
+    """All of it.
+
+    Args:
+        results: as in results.json.
+        pictures: PNGs of matched sets, by their titles.
+    """
     about = results["about"]
     note = (
         f"Suite {about['suite']}, {about['suite_sha'][:12]}. A point is the share of right answers "
@@ -32,7 +38,23 @@ def section(results: Mapping[str, Any]) -> str:
                 f'<p class="note">Mean over families, 0 = chance, 1 = all right: {estimate:.3f} '
                 f"[{low:.3f}, {high:.3f}]</p>"
             )
-    return "".join(parts)
+    return "".join(parts) + _sets(pictures or {})
+
+
+def _sets(pictures: Mapping[str, bytes]) -> str:
+    if not pictures:
+        return ""
+    note = (
+        "Matched sets. Up to the grey line the clips that begin alike are the same, bit for bit; "
+        "then the laws hold in some (blue) and not in the others (red). The lines are the model's "
+        "surprise at each frame and chunk."
+    )
+    cards = "".join(
+        f'<h3>{html.escape(title)}</h3><div class="card"><img alt="{html.escape(title)}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}"></div>'
+        for title, png in pictures.items()
+    )
+    return f'<p class="note">{note}</p>{cards}'
 
 
 def plot(variants: Mapping[str, Any]) -> str:

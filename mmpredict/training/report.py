@@ -55,6 +55,7 @@ def write_report(
         _section("Next vectors", _vectors(run_dir)),
         _section("Text", _text(run_dir)),
         _section("Rollout", _rollout(run_dir)),
+        _section("Probes", _probes(run_dir)),
         _section("What the data left out", _lines(skips)),
         _section("Environment", _environment(run_dir)),
         _section("Settings", _settings(run_dir)),
@@ -220,6 +221,12 @@ def _rollout(run_dir: Path) -> str:
     words = f'<div class="text">{html.escape(chr(10).join(lines))}</div>' if lines else ""
     notices = _lines(about.get("notices", []))
     return f'<p class="note">{note}</p>{"".join(players)}{drawn}{words}{notices}'
+
+
+def _probes(run_dir: Path) -> str:
+    """The page of the latest `mmpredict probe` of one of the run's checkpoints."""
+    found = sorted(run_dir.glob("ckpt/probe-*/section.html"), key=lambda p: p.stat().st_mtime)
+    return found[-1].read_text(encoding="utf-8") if found else ""
 
 
 def _lines(lines: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from .counterfactual import SOUND_KINDS, VIDEO_KINDS, Pair, Unsuitable, draw_pai
 from .families import FAMILIES
 from .questions import Question
 from .scene import Film, Recording, Scene, draw_scene
+from .sets import SET_KINDS, MatchedSet, matched_set
 from .stage import (
     COLOURS,
     FLOOR,
@@ -18,7 +19,7 @@ from .stage import (
     is_held_out_pair,
     is_held_out_place,
 )
-from .take import Take
+from .take import Knock, Resound, Take
 from .truth import Event, Truth
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "MATERIALS",
     "NONE",
     "SCREEN",
+    "SET_KINDS",
     "SHAPES",
     "SOUND_KINDS",
     "SPEECH",
@@ -39,9 +41,12 @@ __all__ = [
     "Condition",
     "Event",
     "Film",
+    "Knock",
+    "MatchedSet",
     "Pair",
     "Question",
     "Recording",
+    "Resound",
     "Scene",
     "Take",
     "Truth",
@@ -51,4 +56,5 @@ __all__ = [
     "is_held_out_pair",
     "is_held_out_place",
     "matched_pair",
+    "matched_set",
 ]

@@ -104,31 +104,53 @@ class Motion:
 @dataclass(frozen=True)
 class Breach:
     """A breach of the laws: one object is elsewhere at once, or moves otherwise, for no reason.
+    A hand must not hold it from then on, unless only its place or its velocity is changed.
 
     Args:
         step: comes before this step; log entry `step` is the last one that knows nothing of it.
         target: number of the object.
         place: its new x and y, m; None leaves it where it is.
         velocity: its new vx and vy, m/s; None leaves it. A spin turns with the sign of vx.
+        hangs: from now on it hangs in the air, whatever pulls or pushes.
+        through: from now on it and this object pass through each other.
+        glued_to: from now on it goes along with this object, at its distance.
     """
 
     step: int
     target: int
     place: tuple[float, float] | None = None
     velocity: tuple[float, float] | None = None
+    hangs: bool = False
+    through: int | None = None
+    glued_to: int | None = None
 
-    def act(self, body: pymunk.Body) -> None:
+    def act(self, space: pymunk.Space, bodies: list[pymunk.Body]) -> None:
         """Break the laws."""
+        body = bodies[self.target]
         if self.place is not None:
             body.position = self.place
         if self.velocity is not None:
             if self.velocity[0] * body.velocity[0] < 0:
                 body.angular_velocity = -body.angular_velocity
             body.velocity = self.velocity
+        if self.through is not None:
+            # A joint without force: all that it does is to keep the two from colliding.
+            joint = pymunk.PivotJoint(body, bodies[self.through], (0.0, 0.0), (0.0, 0.0))
+            joint.max_force, joint.collide_bodies = 0.0, False
+            space.add(joint)
+        if self.glued_to is not None:
+            other = bodies[self.glued_to]
+            pivot = pymunk.PivotJoint(body, other, tuple(body.position))
+            gear = pymunk.GearJoint(body, other, other.angle - body.angle, 1.0)
+            pivot.collide_bodies = gear.collide_bodies = False
+            space.add(pivot, gear)
+        if self.hangs:
+            body.velocity, body.angular_velocity = (0.0, 0.0), 0.0
+            body.body_type = pymunk.Body.KINEMATIC
 
 
-def simulate(stage: Stage, breach: Breach | None = None) -> Motion:
-    """Run the stage's physics for its whole length; with a breach, the same up to it."""
+def simulate(stage: Stage, *breaches: Breach) -> Motion:
+    """Run the stage's physics for its whole length; with breaches, the same up to the first."""
     space = pymunk.Space()
     space.gravity = (0.0, -GRAVITY)
     space.damping = _AIR
@@ -143,7 +165,7 @@ def simulate(stage: Stage, breach: Breach | None = None) -> Motion:
         space.add(pymunk.SlideJoint(*pair, *ends, 0.0, string.length))
     num_steps = math.ceil(stage.seconds * STEP_HZ)
     mass_N = np.array([body.mass for body in bodies])
-    state, held_K, contacts = _run(space, bodies, stage.hand, num_steps, breach)
+    state, held_K, contacts = _run(space, bodies, stage.hand, num_steps, breaches)
     return Motion(state, contacts, held_K, mass_N)
 
 
@@ -163,7 +185,7 @@ def _run(
     bodies: list[pymunk.Body],
     hand: HandSpec | None,
     num_steps: int,
-    breach: Breach | None,
+    breaches: tuple[Breach, ...],
 ) -> tuple[np.ndarray, np.ndarray, Contacts]:
     body_log, contact_log = _LOGS.bodies, _LOGS.contacts
     body_log.clear()
@@ -175,8 +197,9 @@ def _run(
     for step in range(num_steps):
         if grip:
             held_K[step] = grip.act(step)
-        if breach and step == breach.step:
-            breach.act(bodies[breach.target])
+        for breach in breaches:
+            if step == breach.step:
+                breach.act(space, bodies)
         space.step(1.0 / STEP_HZ)
         batch.get_space_bodies(space, _BODY, body_log)
         batch.get_space_arbiters(space, _ARBITER, contact_log)

@@ -14,12 +14,13 @@ import numpy as np
 from . import sprites
 from .camera import Camera
 from .physics import Motion
-from .stage import LANES_Z, WALL_Z, Stage, StringSpec, random_for, screen_offset
+from .stage import LANES_Z, WALL_Z, ScreenSpec, Stage, StringSpec, random_for, screen_offset
 
 _SHADOW = 0.38  # how dark the middle of a shadow is
 _SHADOW_REACH = 1.5  # m above the floor at which a shadow has faded to 1/e
 _HAND_SIZE = 0.3  # m
 _NOBODY = 255
+_WIDE = 0.45  # width over depth of a screen that needs a wider padding
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,20 @@ class Canvas:
         background_HW3: uint8.
         num_frames: T.
         paints: False keeps only who is seen where, not the colours.
+        widest: width of the widest screen over its depth.
     """
 
-    def __init__(self, camera: Camera, background_HW3: np.ndarray | None, num_frames: int) -> None:
+    def __init__(
+        self,
+        camera: Camera,
+        background_HW3: np.ndarray | None,
+        num_frames: int,
+        widest: float = 0.0,
+    ) -> None:
         H, W = camera.height, camera.width
         self.camera, self.pad = camera, camera.focal // 2 + 2
+        if widest > _WIDE:  # what is outside must fit into the padding
+            self.pad = int(widest * camera.focal) + 6
         self.shape = (num_frames, H + 2 * self.pad, W + 2 * self.pad)
         self.owner = np.full(self.shape, _NOBODY, np.uint8)
         self.colours = None
@@ -124,7 +134,8 @@ def render(
     """
     camera = Camera(*size)
     look = random_for("look", seed)
-    canvas = Canvas(camera, _background(camera, look) if paints else None, len(times_T))
+    widest = max((screen.width / screen.z for screen in stage.screens), default=0.0)
+    canvas = Canvas(camera, _background(camera, look) if paints else None, len(times_T), widest)
     shot = Shot(stage, motion, times_T, motion.at(times_T))
     if paints:
         for n in range(len(stage.objects)):
@@ -133,11 +144,11 @@ def render(
     screen_is_due = stage.screen is not None
     for lane in reversed(range(len(LANES_Z))):
         if screen_is_due and stage.screen.z > LANES_Z[lane]:
-            _paint_screen(canvas, shot)
+            _paint_screens(canvas, shot)
             screen_is_due = False
         _paint_lane(canvas, shot, lane, own_TN)
     if screen_is_due:
-        _paint_screen(canvas, shot)
+        _paint_screens(canvas, shot)
     owner = canvas.inside(canvas.owner)
     seen = [(owner == n).sum((1, 2)) for n in range(len(stage.objects))]
     visible_TN = np.stack(seen, 1) / np.maximum(own_TN, 1)
@@ -188,8 +199,13 @@ def _paint_shadow(canvas: Canvas, shot: Shot, n: int) -> None:
     canvas.paint(patch, alpha, np.float32([10, 10, 20]), -1)
 
 
-def _paint_screen(canvas: Canvas, shot: Shot) -> None:
-    screen, camera = shot.stage.screen, canvas.camera
+def _paint_screens(canvas: Canvas, shot: Shot) -> None:
+    for screen in shot.stage.screens:
+        _paint_screen(canvas, shot, screen)
+
+
+def _paint_screen(canvas: Canvas, shot: Shot, screen: ScreenSpec) -> None:
+    camera = canvas.camera
     dx_T, dy_T = screen_offset(screen, shot.times_T)
     scale = camera.scale(screen.z)
     half_w, half_h = screen.width / 2 * scale, screen.height / 2 * scale

@@ -18,7 +18,7 @@ from .physics import Motion, simulate
 from .questions import Question, ask_questions
 from .render import render
 from .sound import synthesise
-from .stage import Stage, random_for
+from .stage import ObjectSpec, Stage, random_for
 from .truth import Event, History, Truth, frame_truth, read_history
 
 
@@ -50,6 +50,23 @@ class Film:
             )
         if self.channels not in (1, 2):
             raise ValueError(f"channels={self.channels}; the world is heard with 1 or 2")
+
+
+@dataclass(frozen=True)
+class Play:
+    """What happens on a stage, and what is heard of it.
+
+    Args:
+        motion, history: where everything is at every step, and the events.
+        sounding: the events that are heard; None for all of the history.
+        voices: things that are not there but ring; see `synthesise`.
+    """
+
+    stage: Stage
+    motion: Motion
+    history: History
+    sounding: tuple[Event, ...] | None = None
+    voices: tuple[ObjectSpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,35 +148,45 @@ class Scene:
             motion, history: of the stage; `record` takes those that physics gives.
             sounding: the events that are heard; None for all that happened.
         """
-        condition, key, fps = self.condition, self.key, film.fps
-        times_T = np.arange(max(1, round(condition.seconds * fps))) / fps
-        picture, visible_TN = render(
-            stage, motion, times_T, film.height_width, key, paints=film.frames
+        play = Play(stage, motion, history, sounding)
+        return film_play(play, film, self.condition, self.key, self.name)
+
+
+def film_play(play: Play, film: Film, condition: Condition, key: str, name: str) -> Recording:
+    """Film what happened.
+
+    Args:
+        key: what painting, noise and words depend on.
+        name: of the clip.
+    """
+    stage, motion, history, fps = play.stage, play.motion, play.history, film.fps
+    times_T = np.arange(max(1, round(condition.seconds * fps))) / fps
+    picture, visible_TN = render(stage, motion, times_T, film.height_width, key, paints=film.frames)
+    if film.frames and condition.camera_noise > 0:
+        picture = _add_camera_noise(picture, condition.camera_noise, key)
+    waveform = None
+    if film.sound:
+        waveform = synthesise(
+            stage,
+            motion,
+            history.events if play.sounding is None else play.sounding,
+            key,
+            sample_rate=film.sample_rate,
+            room_tone_db=condition.room_tone_db,
+            voices=play.voices,
         )
-        if film.frames and condition.camera_noise > 0:
-            picture = _add_camera_noise(picture, condition.camera_noise, key)
-        waveform = None
-        if film.sound:
-            waveform = synthesise(
-                stage,
-                motion,
-                history.events if sounding is None else sounding,
-                key,
-                sample_rate=film.sample_rate,
-                room_tone_db=condition.room_tone_db,
-            )
-            waveform = waveform if film.channels == 2 else waveform.mean(0, keepdims=True)
-        questions = ask_questions(stage, motion, history, key)
-        truth = frame_truth(stage, motion, history, times_T, visible_TN)
-        clip = Clip(
-            frames_TCHW=_to_TCHW(picture) if film.frames else None,
-            times_s=truth.times_s if film.frames else None,
-            waveform_CS=torch.from_numpy(waveform) if film.sound else None,
-            sample_rate=film.sample_rate if film.sound else None,
-            texts=write_captions(stage, motion, history, questions, condition, key),
-            name=self.name,
-        )
-        return Recording(clip, truth, questions)
+        waveform = waveform if film.channels == 2 else waveform.mean(0, keepdims=True)
+    questions = ask_questions(stage, motion, history, key)
+    truth = frame_truth(stage, motion, history, times_T, visible_TN)
+    clip = Clip(
+        frames_TCHW=_to_TCHW(picture) if film.frames else None,
+        times_s=truth.times_s if film.frames else None,
+        waveform_CS=torch.from_numpy(waveform) if film.sound else None,
+        sample_rate=film.sample_rate if film.sound else None,
+        texts=write_captions(stage, motion, history, questions, condition, key),
+        name=name,
+    )
+    return Recording(clip, truth, questions)
 
 
 def _to_TCHW(picture_THWC: np.ndarray) -> torch.Tensor:

@@ -94,7 +94,7 @@ def _noise(kind: str, sample_rate: int) -> np.ndarray:
     return (noise / noise.std()).astype(np.float32)
 
 
-def synthesise(
+def synthesise(  # noqa: PLR0913 - all that is heard
     stage: Stage,
     motion: Motion,
     events: tuple[Event, ...],
@@ -102,11 +102,13 @@ def synthesise(
     *,
     sample_rate: int = 16000,
     room_tone_db: float = -60.0,
+    voices: tuple[ObjectSpec, ...] = (),
 ) -> np.ndarray:
     """(2, S) float32 sound of a scene, left and right ear, between -1 and 1.
 
     Args:
         room_tone_db: RMS of the noise of the room, dB below full scale.
+        voices: things that are not there but ring; events number them on from the objects.
     """
     samples = round(stage.seconds * sample_rate)
     rng = random_for("sound", seed)
@@ -115,7 +117,7 @@ def synthesise(
         _add_rubbing(sound_CS, stage, motion, n, sample_rate, rng)
     for event in events:
         if event.impulse > 0:
-            _add_strike(sound_CS, stage, event, sample_rate)
+            _add_strike(sound_CS, (*stage.objects, *voices), event, sample_rate)
     return np.tanh(sound_CS, out=sound_CS)  # a soft limit
 
 
@@ -134,11 +136,13 @@ def _from(noise: np.ndarray, rng: np.random.Generator, samples: int) -> np.ndarr
     return np.resize(np.roll(noise, -start), samples)
 
 
-def _add_strike(sound_CS: np.ndarray, stage: Stage, event: Event, sample_rate: int) -> None:
+def _add_strike(
+    sound_CS: np.ndarray, ringing: tuple[ObjectSpec, ...], event: Event, sample_rate: int
+) -> None:
     level = _STRIKE * event.impulse**_IMPULSE_POWER
     gain_left, gain_right, lag_left, lag_right = ears(*event.position)
-    parts = [ring(stage.objects[event.a], sample_rate)]
-    parts.append(ring(stage.objects[event.b], sample_rate) if event.b >= 0 else _thud(sample_rate))
+    parts = [ring(ringing[event.a], sample_rate)]
+    parts.append(ring(ringing[event.b], sample_rate) if event.b >= 0 else _thud(sample_rate))
     for part_L in parts:
         for channel, gain, lag in ((0, gain_left, lag_left), (1, gain_right, lag_right)):
             add_at(sound_CS[channel], part_L, (event.time_s + lag) * sample_rate, level * gain)

@@ -10,7 +10,7 @@ import numpy as np
 from .physics import CUP_BASE
 from .stage import EYE_HEIGHT, ObjectSpec
 
-_RGB = {
+RGB = {
     "red": (214, 40, 40),
     "green": (40, 160, 60),
     "blue": (40, 80, 220),
@@ -84,7 +84,7 @@ def draw(
     """
     u, v = _turned(dx, dy, state_T6[:, 2])
     half_w, half_h = spec.width / 2 * scale, spec.height / 2 * scale
-    base = np.float32(_RGB[spec.colour])
+    base = np.float32(RGB[spec.colour])
     if spec.shape == "cup":
         rim_h = np.maximum(_rim_tilt(spec, state_T6) * half_w, 0.7)
         rim = (np.hypot(u / half_w, (v - half_h) / rim_h) - 1) * rim_h

@@ -101,7 +101,8 @@ class StringSpec:
 
 @dataclass(frozen=True)
 class ScreenSpec:
-    """An opaque screen on the floor; it slides away from `leave_s` on, if that is given."""
+    """An opaque screen on the floor; it slides away from `leave_s` on, if that is given, and comes
+    back from `back_s` on, if that is given. One that starts outside the picture comes and goes."""
 
     x: float
     z: float
@@ -111,6 +112,7 @@ class ScreenSpec:
     leave_dx: float = 0.0
     leave_dy: float = 0.0
     leave_takes_s: float = 0.4
+    back_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,23 @@ class HandSpec:
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything that decides what will happen."""
+    """Everything that decides what will happen.
+
+    Args:
+        more_screens: beside the first one, at its depth.
+    """
 
     objects: tuple[ObjectSpec, ...]
     seconds: float
     strings: tuple[StringSpec, ...] = ()
     screen: ScreenSpec | None = None
     hand: HandSpec | None = None
+    more_screens: tuple[ScreenSpec, ...] = ()
+
+    @property
+    def screens(self) -> tuple[ScreenSpec, ...]:
+        """All of them."""
+        return ((self.screen,) if self.screen else ()) + self.more_screens
 
 
 def ease(u: np.ndarray | float) -> np.ndarray:
@@ -159,6 +171,8 @@ def screen_offset(screen: ScreenSpec, times_T: np.ndarray) -> tuple[np.ndarray, 
     if screen.leave_s is None:
         return np.zeros_like(times_T), np.zeros_like(times_T)
     done_T = ease((times_T - screen.leave_s) / screen.leave_takes_s)
+    if screen.back_s is not None:
+        done_T = done_T - ease((times_T - screen.back_s) / screen.leave_takes_s)
     return screen.leave_dx * done_T, screen.leave_dy * done_T
 
 

@@ -162,10 +162,10 @@ def hides(
 
 def _hidden(stage: Stage, motion: Motion) -> np.ndarray:
     hidden_KN = np.zeros(motion.state_KN6.shape[:2], bool)
-    if stage.screen:
+    for screen in stage.screens:
         for n, spec in enumerate(stage.objects):
             x_K, y_K = motion.state_KN6[:, n, 0], motion.state_KN6[:, n, 1]
-            hidden_KN[:, n] = hides(stage.screen, spec, x_K, y_K, motion.times_K)
+            hidden_KN[:, n] |= hides(screen, spec, x_K, y_K, motion.times_K)
     return hidden_KN
 
 

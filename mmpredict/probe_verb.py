@@ -1,0 +1,433 @@
+"""`mmpredict probe`: a checkpoint and a suite of questions to results.json, per_item.jsonl and
+table.md.
+
+`mmpredict probe audit` asks the suite itself whether it can be trusted; `--bench NAME --root DIR`
+asks a published benchmark that lies in a folder. Only `run` imports torch; the front door reads the
+options without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmpredict.probes.external import Bench
+    from mmpredict.probes.frozen import FrozenResults
+    from mmpredict.probes.items import Item, Suite
+    from mmpredict.probes.run import ProbeRun
+    from mmpredict.tokens import Codecs
+
+SUITES = ("smoke", "spatial")
+VARIANTS = ("text", "audio", "video", "video+audio")  # as in probes.items, which loads torch
+OWN_BASELINES = ("majority", "blind", "untrained")  # the others are checkpoints
+NAMED = 10  # errors that are printed; all stand in per_item.jsonl
+MANY_ANSWERS = 500  # from here on further processes are worth their start of some seconds
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint that is asked: its file, its `Predictor`, its encoders, its row's length, and
+    how many processes ask it."""
+
+    path: Path
+    predictor: Any
+    codecs: Codecs
+    context_length: int
+    workers: int
+
+    @property
+    def sha(self) -> str:
+        """Of the file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `probe`."""
+    add = parser.add_argument
+    add("what", nargs="?", choices=("audit",), help="audit: test the suite itself, no model needed")
+    add("--ckpt", type=Path, help="checkpoint of a run")
+    add("--suite", choices=SUITES, default="smoke", help="how many scenes (default smoke)")
+    add("--split", default="test_iid", help="scenes of this split of the world (default test_iid)")
+    add("--scenes", type=int, help="so many scenes in place of the suite's own number")
+    add("--seed", type=int, default=0, help="of scenes and of noise (default 0)")
+    add("--items", type=Path, metavar="FILE", help="the items of a file (.jsonl) in place of these")
+    add(
+        "--evidence",
+        metavar="LIST",
+        help=f"some of {', '.join(VARIANTS)}, with commas between (default: all that fit)",
+    )
+    add(
+        "--baseline",
+        action="append",
+        metavar="NAME",
+        help="asked the same, to compare: majority (knows the answers' shares), blind (the model "
+        "without evidence), untrained (the same architecture), or a checkpoint; may be given "
+        "several times (default: majority and blind; none for none)",
+    )
+    add(
+        "--frozen",
+        action="store_true",
+        help="also decode positions, speeds, supports ... from frozen activations",
+    )
+    add("--text_only", "--text-only", type=Path, metavar="CKPT", help="a control for --frozen")
+    add(
+        "--readout",
+        nargs=2,
+        type=Path,
+        metavar=("TRAIN", "DEV"),
+        help="with --items: train a readout of frozen activations on items of other scenes",
+    )
+    add("--out", type=Path, metavar="DIR", help="(default: probe-NAME beside the checkpoint)")
+    add("--write_items", "--write-items", type=Path, metavar="FILE", help="keep the items asked")
+    add("--workers", type=int, default=_cores(), help="processes on a CPU (default: its cores)")
+    add("--power", action="store_true", help="say which differences would show, and stop")
+    add("--bench", metavar="NAME", help="a published benchmark, read from --root")
+    add("--root", type=Path, metavar="DIR", help="folder of the benchmark, as it was unpacked")
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """What can be said of the options before torch is loaded."""
+    needs_model = args.what != "audit" and not args.power
+    if needs_model and args.ckpt is None:
+        parser.error("--ckpt FILE is missing: which checkpoint is to be asked?")
+    if args.ckpt is not None and ":/" in str(args.ckpt)[:8]:
+        parser.error(f"--ckpt {str(args.ckpt)!r} is a URL; download it first")
+    files = (args.ckpt, args.items, args.text_only, *(args.readout or ()), *_checkpoints(args))
+    for path in files:
+        if path is not None and not Path(path).is_file():
+            parser.error(f"{str(path)!r} does not exist")
+    for name in ("scenes", "workers"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} {value} must be at least 1")
+    if args.evidence is not None and not set(_listed(args.evidence) or [""]) <= set(VARIANTS):
+        parser.error(f"--evidence {args.evidence!r}: take some of {', '.join(VARIANTS)}")
+    if args.readout and args.items is None:
+        parser.error("--readout TRAIN DEV needs --items FILE, whose items are asked")
+    if args.text_only is not None and not args.frozen:
+        parser.error("--text_only is a control of --frozen; add that")
+    _check_bench(parser, args)
+
+
+def _check_bench(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if (args.bench is None) != (args.root is None):
+        parser.error("--bench NAME and --root DIR go together")
+    if args.root is not None and not args.root.is_dir():
+        parser.error(f"--root {str(args.root)!r} is not a folder")
+    if args.bench is not None and args.items is not None:
+        parser.error("--bench has items of its own; leave --items out")
+
+
+def _checkpoints(args: argparse.Namespace) -> list[str]:
+    return [name for name in args.baseline or () if name not in (*OWN_BASELINES, "none")]
+
+
+def _listed(words: str | None) -> list[str]:
+    parts = [] if words is None else [word.strip() for word in words.split(",")]
+    return list(dict.fromkeys(part for part in parts if part))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, write the files and print the table.
+
+    Returns:
+        0; 2 where items could not be asked because their data are missing or damaged.
+
+    Raises:
+        ValueError: a mistake of the user, in words.
+    """
+    if args.what == "audit":
+        return _audit(args)
+    if args.power:
+        return _power(_suite(args))
+    subject = _subject(args.ckpt, args.workers)
+    if args.bench is not None:
+        return _bench(args, subject)
+    suite = _suite(args)
+    if args.write_items is not None:
+        suite.write(args.write_items)
+    if args.readout:
+        return _readout(args, subject, suite)
+    variants = _variants(args, subject, suite)
+    asked = _ask(subject, suite, variants, seed=args.seed)
+    baselines = _baselines(args, subject, suite, variants)
+    return _write(args, subject, suite, asked, baselines)
+
+
+def _suite(args: argparse.Namespace) -> Suite:
+    from mmpredict.probes.items import Suite
+    from mmpredict.probes.suites import build_suite
+
+    if args.items is not None:
+        return Suite.read(args.items)
+    return build_suite(args.suite, split=args.split, scenes=args.scenes, seed=args.seed)
+
+
+def _subject(path: Path, workers: int) -> Subject:
+    import torch
+
+    from mmpredict.training.checkpoint import load_predictor
+
+    predictor, codecs, about = load_predictor(path)
+    context_length = int(about.get("context_length") or 0)
+    if torch.cuda.is_available():
+        return Subject(path, predictor.to("cuda"), codecs, context_length, 1)
+    if workers > 1:  # threads of several processes only wait for each other
+        torch.set_num_threads(1)
+    return Subject(path, predictor, codecs, context_length, workers)
+
+
+def _variants(args: argparse.Namespace, subject: Subject, suite: Suite) -> tuple[str, ...]:
+    """Those that were asked for, or all that the checkpoint and the items have.
+
+    Raises:
+        UserError: the checkpoint lacks a stream.
+    """
+    from mmpredict.probes.evidence import check_streams, possible_variants
+
+    if args.evidence is not None:
+        variants = tuple(_listed(args.evidence))
+    else:
+        variants = possible_variants(subject.codecs, suite.items)
+    check_streams(subject.codecs, suite.items, variants or VARIANTS)
+    return variants
+
+
+def _ask(
+    subject: Subject,
+    suite: Suite,
+    variants: Sequence[str],
+    *,
+    seed: int,
+    name: str = "model",
+    blind: bool = False,
+) -> ProbeRun:
+    from mmpredict.probes.shares import Job, run_in_shares
+    from mmpredict.probes.writing import progress_line
+
+    job = Job(subject.predictor, subject.codecs, tuple(variants), seed, blind)
+    answers = sum(variant in item.variants for item in suite.items for variant in variants)
+    workers = subject.workers if answers >= MANY_ANSWERS else 1
+    return run_in_shares(job, suite, workers=workers, progress=progress_line(name))
+
+
+def _baselines(
+    args: argparse.Namespace, subject: Subject, suite: Suite, variants: Sequence[str]
+) -> dict[str, ProbeRun]:
+    """Everybody else who is asked, by name. Another checkpoint is asked what it has streams for."""
+    from mmpredict.probes.controls import untrained
+    from mmpredict.probes.evidence import possible_variants
+    from mmpredict.probes.reference import Majority
+    from mmpredict.probes.run import run_suite
+
+    found: dict[str, ProbeRun] = {}
+    for name in args.baseline or ("majority", "blind"):
+        if name == "majority":
+            found[name] = run_suite(Majority(_known_items(args, suite)), suite, variants)
+        elif name == "blind" and subject.codecs.text is not None:
+            spoken = replace(suite, items=tuple(i for i in suite.items if i.score != "voe"))
+            if any(set(item.variants) & set(variants) for item in spoken.items):
+                found[name] = _ask(subject, spoken, variants, seed=args.seed, name=name, blind=True)
+        elif name == "untrained":
+            fresh = replace(subject, predictor=untrained(subject.predictor, args.seed))
+            found[name] = _ask(fresh, suite, variants, seed=args.seed, name=name)
+        elif name not in OWN_BASELINES and name != "none":
+            other = _subject(Path(name), args.workers)
+            able = possible_variants(other.codecs, suite.items)
+            theirs = [variant for variant in variants if variant in able]
+            if not theirs:
+                raise ValueError(f"--baseline {name} has none of the streams of {list(variants)}")
+            found[name] = _ask(other, suite, theirs, seed=args.seed, name=name)
+    return found
+
+
+def _known_items(args: argparse.Namespace, suite: Suite) -> Sequence[Item]:
+    """Items of other scenes, whose answers may be known; of a file of items, those themselves."""
+    from mmpredict.probes.suites import build_suite
+
+    if args.items is not None:
+        return suite.items
+    return build_suite("smoke", split="dev", seed=args.seed).items
+
+
+def _readout(args: argparse.Namespace, subject: Subject, suite: Suite) -> int:
+    """A readout of frozen activations, trained on one file of items, chosen on another."""
+    from mmpredict.probes.item_readout import ask_readout
+    from mmpredict.probes.items import Suite
+    from mmpredict.probes.run import ProbeRun, named_errors
+
+    train, dev = (Suite.read(path) for path in args.readout)
+    variants = _variants(args, subject, suite)
+    suites = {"train": train, "dev": dev, "test": suite}
+    rows = ask_readout(subject.predictor, subject.codecs, suites, variants, seed=args.seed)
+    runs = {
+        name: ProbeRun(
+            suite.name, suite.sha, suite.world_version, variants, tuple(mine), named_errors(mine)
+        )
+        for name, mine in rows.items()
+    }
+    asked = runs.pop("model")
+    return _write(args, subject, suite, asked, runs)
+
+
+def _write(
+    args: argparse.Namespace,
+    subject: Subject,
+    suite: Suite,
+    asked: ProbeRun,
+    baselines: Mapping[str, ProbeRun],
+) -> int:
+    """All files and the table; see probes.output."""
+    from mmpredict.probes.output import FILES, set_pictures, write_results
+    from mmpredict.training.report_style import STYLE
+
+    kind = "readout-" if args.readout else ""
+    out = args.out or args.ckpt.parent / f"probe-{kind}{suite.name}"
+    more, tables = {}, ""
+    if args.frozen:
+        found = _frozen(args, subject)
+        more["frozen"] = found.to_plain(timing=False)
+        tables = found.markdown()
+    table = write_results(
+        out,
+        _about(args, subject, asked),
+        asked,
+        baselines,
+        more=more,
+        pictures=set_pictures(suite, asked, subject.codecs),
+        style=STYLE,
+    )
+    print(table, tables, sep="\n" if tables else "", end="")
+    return _closing(out, FILES, asked)
+
+
+def _frozen(args: argparse.Namespace, subject: Subject) -> FrozenResults:
+    """Frozen probes with all their controls, in the size of the suite."""
+    from mmpredict.probes.frozen import SMOKE, run_frozen
+
+    text_only = None
+    if args.text_only is not None:
+        other = _subject(args.text_only, 1)
+        text_only = (other.predictor, other.codecs)
+    size = SMOKE if args.suite == "smoke" else {}
+    return run_frozen(
+        subject.predictor, subject.codecs, text_only=text_only, seed=args.seed, **size
+    )
+
+
+def _about(args: argparse.Namespace, subject: Subject, asked: ProbeRun) -> dict[str, Any]:
+    """What the numbers are of."""
+    import torch
+
+    import mmpredict
+
+    return {
+        "model": str(subject.path),
+        "ckpt_sha": subject.sha,
+        "suite": asked.suite,
+        "suite_sha": asked.suite_sha,
+        "world_version": asked.world_version,
+        "variants": list(asked.variants),
+        "seed": args.seed,
+        "context_length": subject.context_length,
+        "mmpredict": mmpredict.__version__,
+        "torch": torch.__version__,
+        "device": str(next(subject.predictor.parameters()).device),
+    }
+
+
+def _closing(out: Path, files: Sequence[str], asked: ProbeRun) -> int:
+    """Where the files are, and what could not be asked."""
+    for name in files:
+        if (out / name).is_file():
+            print(f"wrote {out / name}")
+    if not asked.errors:
+        return 0
+    print(f"{len(asked.errors)} of {len(asked.rows)} could not be asked:", file=sys.stderr)
+    for error in asked.errors[:NAMED]:
+        print(f"  {error}", file=sys.stderr)
+    if len(asked.errors) > NAMED:
+        print(f"  and {len(asked.errors) - NAMED} more, see per_item.jsonl", file=sys.stderr)
+    return 2
+
+
+def _power(suite: Suite) -> int:
+    """Which differences a suite can show, before anybody is asked."""
+    from mmpredict.probes.stats import detectable, error_of_design
+
+    print(
+        "difference that is found in 9 of 10 runs, by family (score .6, items of a scene .3 alike):"
+    )
+    print(f"{'family':<20} {'items':>6} {'scenes':>6}  paired  unpaired")
+    for family in suite.families:
+        items = [item for item in suite.items if item.family == family]
+        scenes = len({item.cluster for item in items})
+        per_scene = max(1, round(len(items) / scenes))
+        both = [
+            detectable(error_of_design(scenes, per_scene, paired=paired))
+            for paired in (True, False)
+        ]
+        print(f"{family:<20} {len(items):>6} {scenes:>6}  {both[0]:6.3f}  {both[1]:8.3f}")
+    return 0
+
+
+def _bench(args: argparse.Namespace, subject: Subject) -> int:
+    """A published benchmark: the published metric, by every rule of ours."""
+    from mmpredict.probes.external import load_bench
+    from mmpredict.probes.writing import as_json, write_whole
+
+    bench = load_bench(args.bench, args.root)
+    for note in bench.notes:
+        print(f"note: {note}")
+    if not bench.asked:
+        raise ValueError(f"{bench.name}: none of {len(bench.suite.items)} items can be asked")
+    suite = replace(bench.suite, items=bench.asked)
+    out = args.out or args.ckpt.parent / f"probe-{bench.name}"
+    variants = _variants(args, subject, suite)
+    asked = _ask(subject, suite, variants, seed=args.seed)
+    asked.write(out / "per_item.jsonl")
+    results = {"about": _about(args, subject, asked), "metric": _published(bench, asked)}
+    write_whole(out / "results.json", as_json(results))
+    for variant, rules in results["metric"].items():
+        for rule, found in rules.items():
+            values = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+            print(f"{variant}, {rule}: {values}")
+    faults = tuple(f"{item}: {why}" for item, why in bench.faults.items())
+    whole = replace(asked, errors=(*faults, *asked.errors))
+    return _closing(out, ("results.json", "per_item.jsonl"), whole)
+
+
+def _published(bench: Bench, asked: ProbeRun) -> dict[str, dict[str, dict[str, float]]]:
+    """variant -> rule -> the published metric; the registered rule of each item comes first."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for variant in asked.variants:
+        rows = [row for row in asked.rows if row["variant"] == variant]
+        rules = dict.fromkeys(rule for row in rows for rule in row["numbers"])
+        if not rules:
+            continue
+        found[variant] = {"registered": bench.score_rows(rows, variant=variant)}
+        for rule in rules:
+            found[variant][rule] = bench.score_rows(rows, variant=variant, rule=rule)
+    return found
+
+
+def _audit(args: argparse.Namespace) -> int:
+    """Ask the suite itself; 2 where it fails."""
+    from mmpredict.probes.audit import run_audit
+
+    suite = _suite(args)
+    passed = run_audit(suite, out=args.out or Path(f"probe-audit-{suite.name}"))
+    return 0 if passed else 2
