@@ -225,7 +225,7 @@ def _read(files: Files, codecs: Codecs, *, frames: bool, sound: bool) -> Clip:
     video, audio, clip = codecs.video, codecs.audio, Clip()
     hears = {"sample_rate": audio.sample_rate, "channels": audio.channels} if sound else {}
     if files.images and frames:
-        clip = _slides(files.images, codecs)
+        clip = _slides(files, codecs)
     wants_sound = sound and not files.audio
     if files.video and (frames or wants_sound):
         sees = {"fps": video.fps, "size": video.height_width} if frames else {}
@@ -241,12 +241,21 @@ def _read(files: Files, codecs: Codecs, *, frames: bool, sound: bool) -> Clip:
     return clip
 
 
-def _slides(paths: Sequence[str], codecs: Codecs) -> Clip:
-    """Pictures one after another, each for the time of one frame."""
-    video = codecs.video
-    frames = [read_clip(p, size=video.height_width, sound=False).frames_TCHW[:1] for p in paths]
-    times_s = torch.arange(len(frames)).double() / video.fps
-    return Clip(frames_TCHW=torch.cat(frames), times_s=times_s)
+def _slides(files: Files, codecs: Codecs) -> Clip:
+    """Pictures one after another, spread over the span that the source names (frames of the
+    codecs' rate are taken from them), or each for the time of one frame."""
+    video, count = codecs.video, len(files.images)
+    numbers = list(range(count))
+    if files.end_s is not None:
+        seconds = files.end_s - files.start_s
+        shown = max(1, round(seconds * video.fps))
+        numbers = [min(count - 1, int(n / video.fps / seconds * count)) for n in range(shown)]
+    pictures = {
+        n: read_clip(files.images[n], size=video.height_width, sound=False).frames_TCHW[:1]
+        for n in dict.fromkeys(numbers)
+    }
+    times_s = torch.arange(len(numbers)).double() / video.fps
+    return Clip(frames_TCHW=torch.cat([pictures[n] for n in numbers]), times_s=times_s)
 
 
 def _end_of(clip: Clip) -> float:

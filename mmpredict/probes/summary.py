@@ -62,7 +62,7 @@ def _entry(rows: Sequence[Row], others: Mapping[str, Mapping[str, Row]]) -> dict
     entry |= {
         "clusters": len(set(clusters)),
         "score": interval.estimate,
-        "interval": [interval.low, interval.high],
+        "interval": [max(0.0, interval.low), min(1.0, interval.high)],
         "normalised": stats.chance_normalised(interval.estimate, chance),
         "tie_rate": sum(row["tied"] for row in asked) / len(asked),
         "p": stats.sign_flip(above, clusters),
@@ -163,7 +163,11 @@ def claim(entry: Mapping[str, Any]) -> str:
     low, high = entry["interval"]
     if high < entry["chance"] and entry["p_adjusted"] < ALPHA:
         return "below chance"
+    if entry["clusters"] < 2:
+        return "one scene says nothing"
     if not (low > entry["chance"] and entry["p_adjusted"] < ALPHA):
+        if entry["detectable"] == 0:
+            return "at chance in every scene"
         return f"not told from chance (differences from {entry['detectable']:.2f} on would show)"
     beaten, level = [], []
     for name, beside in entry["baselines"].items():

@@ -40,6 +40,7 @@ def test_a_number_scores_by_how_near_it_is():
 def test_mean_relative_accuracy_by_hand():
     assert mean_relative_accuracy(9.01, 10) == 0.9  # 9.9 % off: below .5, .45 ... .10, not .05
     assert mean_relative_accuracy(10, 10) == 1
+    assert mean_relative_accuracy(7, 10) == 0.4  # exactly 30 % off; floats would say .5
     assert mean_relative_accuracy(0, 0) == 1
     assert mean_relative_accuracy(1, 0) == 0
     # exactly 25 % off with the paper's strict sign: .25 < 1 - t for t = .5 to .7

@@ -75,6 +75,13 @@ def test_what_could_not_be_asked_is_counted_and_has_no_score():
     assert entry(summarise(none, {}))["claim"] == "could not be asked"
 
 
+def test_scenes_that_all_score_alike_and_a_single_one():
+    alike = [row | {"score": float(n % 2)} for n, row in enumerate(rows(0.5, scenes=20))]
+    assert entry(summarise(alike, {}))["claim"] == "at chance in every scene"
+    one = entry(summarise(rows(1.0, scenes=1), {}))
+    assert (one["claim"], one["interval"]) == ("one scene says nothing", [0.0, 1.0])
+
+
 def test_macro_mean_is_of_families():
     both = rows(1.0, scenes=50) + rows(0.5, family="size_order", scenes=400)
     found = summarise(both, {})["video"]
