@@ -9,44 +9,32 @@ options without it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mmpredict.probe_subjects import (
+    OWN_BASELINES,
+    VARIANTS,
+    Subject,
+    ask,
+    ask_baselines,
+    chosen_variants,
+    listed,
+    load_subject,
+)
 
 if TYPE_CHECKING:
     from mmpredict.probes.external import Bench
     from mmpredict.probes.frozen import FrozenResults
-    from mmpredict.probes.items import Item, Suite
+    from mmpredict.probes.items import Suite
     from mmpredict.probes.run import ProbeRun
-    from mmpredict.tokens import Codecs
 
 SUITES = ("smoke", "spatial")
-VARIANTS = ("text", "audio", "video", "video+audio")  # as in probes.items, which loads torch
-OWN_BASELINES = ("majority", "blind", "untrained")  # the others are checkpoints
 NAMED = 10  # errors that are printed; all stand in per_item.jsonl
-MANY_ANSWERS = 500  # from here on further processes are worth their start of some seconds
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A checkpoint that is asked: its file, its `Predictor`, its encoders, its row's length, and
-    how many processes ask it."""
-
-    path: Path
-    predictor: Any
-    codecs: Codecs
-    context_length: int
-    workers: int
-
-    @property
-    def sha(self) -> str:
-        """Of the file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--write_items", "--write-items", type=Path, metavar="FILE", help="keep the items asked")
     add("--workers", type=int, default=_cores(), help="processes on a CPU (default: its cores)")
     add("--power", action="store_true", help="say which differences would show, and stop")
+    add(
+        "--gate",
+        choices=("state", "pixels"),
+        help="with audit: can a small model that is trained on the evidence answer (minutes)",
+    )
+    add("--gate_steps", "--gate-steps", type=int, default=1000, help="of its training per family")
     add("--bench", metavar="NAME", help="a published benchmark, read from --root")
     add("--root", type=Path, metavar="DIR", help="folder of the benchmark, as it was unpacked")
 
@@ -109,20 +103,23 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for path in files:
         if path is not None and not Path(path).is_file():
             parser.error(f"{str(path)!r} does not exist")
-    for name in ("scenes", "workers"):
+    for name in ("scenes", "workers", "gate_steps"):
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name} {value} must be at least 1")
-    if args.evidence is not None and not set(_listed(args.evidence) or [""]) <= set(VARIANTS):
+    if args.evidence is not None and not set(listed(args.evidence) or [""]) <= set(VARIANTS):
         parser.error(f"--evidence {args.evidence!r}: take some of {', '.join(VARIANTS)}")
+    _check_together(parser, args)
+
+
+def _check_together(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Options that need each other, or that exclude each other."""
+    if args.gate is not None and args.what != "audit":
+        parser.error("--gate is a part of the audit: mmpredict probe audit --gate ...")
     if args.readout and args.items is None:
         parser.error("--readout TRAIN DEV needs --items FILE, whose items are asked")
     if args.text_only is not None and not args.frozen:
         parser.error("--text_only is a control of --frozen; add that")
-    _check_bench(parser, args)
-
-
-def _check_bench(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if (args.bench is None) != (args.root is None):
         parser.error("--bench NAME and --root DIR go together")
     if args.root is not None and not args.root.is_dir():
@@ -133,11 +130,6 @@ def _check_bench(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 
 def _checkpoints(args: argparse.Namespace) -> list[str]:
     return [name for name in args.baseline or () if name not in (*OWN_BASELINES, "none")]
-
-
-def _listed(words: str | None) -> list[str]:
-    parts = [] if words is None else [word.strip() for word in words.split(",")]
-    return list(dict.fromkeys(part for part in parts if part))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -153,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
         return _audit(args)
     if args.power:
         return _power(_suite(args))
-    subject = _subject(args.ckpt, args.workers)
+    subject = load_subject(args.ckpt, args.workers)
     if args.bench is not None:
         return _bench(args, subject)
     suite = _suite(args)
@@ -161,9 +153,9 @@ def run(args: argparse.Namespace) -> int:
         suite.write(args.write_items)
     if args.readout:
         return _readout(args, subject, suite)
-    variants = _variants(args, subject, suite)
-    asked = _ask(subject, suite, variants, seed=args.seed)
-    baselines = _baselines(args, subject, suite, variants)
+    variants = chosen_variants(args, subject, suite)
+    asked = ask(subject, suite, variants, seed=args.seed)
+    baselines = ask_baselines(args, subject, suite, variants)
     return _write(args, subject, suite, asked, baselines)
 
 
@@ -176,93 +168,6 @@ def _suite(args: argparse.Namespace) -> Suite:
     return build_suite(args.suite, split=args.split, scenes=args.scenes, seed=args.seed)
 
 
-def _subject(path: Path, workers: int) -> Subject:
-    import torch
-
-    from mmpredict.training.checkpoint import load_predictor
-
-    predictor, codecs, about = load_predictor(path)
-    context_length = int(about.get("context_length") or 0)
-    if torch.cuda.is_available():
-        return Subject(path, predictor.to("cuda"), codecs, context_length, 1)
-    if workers > 1:  # threads of several processes only wait for each other
-        torch.set_num_threads(1)
-    return Subject(path, predictor, codecs, context_length, workers)
-
-
-def _variants(args: argparse.Namespace, subject: Subject, suite: Suite) -> tuple[str, ...]:
-    """Those that were asked for, or all that the checkpoint and the items have.
-
-    Raises:
-        UserError: the checkpoint lacks a stream.
-    """
-    from mmpredict.probes.evidence import check_streams, possible_variants
-
-    if args.evidence is not None:
-        variants = tuple(_listed(args.evidence))
-    else:
-        variants = possible_variants(subject.codecs, suite.items)
-    check_streams(subject.codecs, suite.items, variants or VARIANTS)
-    return variants
-
-
-def _ask(
-    subject: Subject,
-    suite: Suite,
-    variants: Sequence[str],
-    *,
-    seed: int,
-    name: str = "model",
-    blind: bool = False,
-) -> ProbeRun:
-    from mmpredict.probes.shares import Job, run_in_shares
-    from mmpredict.probes.writing import progress_line
-
-    job = Job(subject.predictor, subject.codecs, tuple(variants), seed, blind)
-    answers = sum(variant in item.variants for item in suite.items for variant in variants)
-    workers = subject.workers if answers >= MANY_ANSWERS else 1
-    return run_in_shares(job, suite, workers=workers, progress=progress_line(name))
-
-
-def _baselines(
-    args: argparse.Namespace, subject: Subject, suite: Suite, variants: Sequence[str]
-) -> dict[str, ProbeRun]:
-    """Everybody else who is asked, by name. Another checkpoint is asked what it has streams for."""
-    from mmpredict.probes.controls import untrained
-    from mmpredict.probes.evidence import possible_variants
-    from mmpredict.probes.reference import Majority
-    from mmpredict.probes.run import run_suite
-
-    found: dict[str, ProbeRun] = {}
-    for name in args.baseline or ("majority", "blind"):
-        if name == "majority":
-            found[name] = run_suite(Majority(_known_items(args, suite)), suite, variants)
-        elif name == "blind" and subject.codecs.text is not None:
-            spoken = replace(suite, items=tuple(i for i in suite.items if i.score != "voe"))
-            if any(set(item.variants) & set(variants) for item in spoken.items):
-                found[name] = _ask(subject, spoken, variants, seed=args.seed, name=name, blind=True)
-        elif name == "untrained":
-            fresh = replace(subject, predictor=untrained(subject.predictor, args.seed))
-            found[name] = _ask(fresh, suite, variants, seed=args.seed, name=name)
-        elif name not in OWN_BASELINES and name != "none":
-            other = _subject(Path(name), args.workers)
-            able = possible_variants(other.codecs, suite.items)
-            theirs = [variant for variant in variants if variant in able]
-            if not theirs:
-                raise ValueError(f"--baseline {name} has none of the streams of {list(variants)}")
-            found[name] = _ask(other, suite, theirs, seed=args.seed, name=name)
-    return found
-
-
-def _known_items(args: argparse.Namespace, suite: Suite) -> Sequence[Item]:
-    """Items of other scenes, whose answers may be known; of a file of items, those themselves."""
-    from mmpredict.probes.suites import build_suite
-
-    if args.items is not None:
-        return suite.items
-    return build_suite("smoke", split="dev", seed=args.seed).items
-
-
 def _readout(args: argparse.Namespace, subject: Subject, suite: Suite) -> int:
     """A readout of frozen activations, trained on one file of items, chosen on another."""
     from mmpredict.probes.item_readout import ask_readout
@@ -270,7 +175,7 @@ def _readout(args: argparse.Namespace, subject: Subject, suite: Suite) -> int:
     from mmpredict.probes.run import ProbeRun, named_errors
 
     train, dev = (Suite.read(path) for path in args.readout)
-    variants = _variants(args, subject, suite)
+    variants = chosen_variants(args, subject, suite)
     suites = {"train": train, "dev": dev, "test": suite}
     rows = ask_readout(subject.predictor, subject.codecs, suites, variants, seed=args.seed)
     runs = {
@@ -320,7 +225,7 @@ def _frozen(args: argparse.Namespace, subject: Subject) -> FrozenResults:
 
     text_only = None
     if args.text_only is not None:
-        other = _subject(args.text_only, 1)
+        other = load_subject(args.text_only, 1)
         text_only = (other.predictor, other.codecs)
     size = SMOKE if args.suite == "smoke" else {}
     return run_frozen(
@@ -396,8 +301,8 @@ def _bench(args: argparse.Namespace, subject: Subject) -> int:
         raise ValueError(f"{bench.name}: none of {len(bench.suite.items)} items can be asked")
     suite = replace(bench.suite, items=bench.asked)
     out = args.out or args.ckpt.parent / f"probe-{bench.name}"
-    variants = _variants(args, subject, suite)
-    asked = _ask(subject, suite, variants, seed=args.seed)
+    variants = chosen_variants(args, subject, suite)
+    asked = ask(subject, suite, variants, seed=args.seed)
     asked.write(out / "per_item.jsonl")
     results = {"about": _about(args, subject, asked), "metric": _published(bench, asked)}
     write_whole(out / "results.json", as_json(results))
@@ -427,7 +332,13 @@ def _published(bench: Bench, asked: ProbeRun) -> dict[str, dict[str, dict[str, f
 def _audit(args: argparse.Namespace) -> int:
     """Ask the suite itself; 2 where it fails."""
     from mmpredict.probes.audit import run_audit
+    from mmpredict.probes.audit_gate import Gate
 
     suite = _suite(args)
-    passed = run_audit(suite, out=args.out or Path(f"probe-audit-{suite.name}"))
+    gate = None
+    if args.gate is not None:
+        gate = Gate(args.gate, scenes=args.scenes or 1000, steps=args.gate_steps)
+    passed = run_audit(
+        suite, out=args.out or Path(f"probe-audit-{suite.name}"), gate=gate, seed=args.seed
+    )
     return 0 if passed else 2

@@ -21,6 +21,7 @@ HEAVY_FRONT = {
     "prepare_verb",
     "inspect_verb",
     "probe_verb",
+    "probe_subjects",
 }  # imported once something is going to run
 # room -> rooms of the house that it may import (itself always)
 HOUSE = {
