@@ -41,12 +41,12 @@ def draw_set(
 
     streams = [curve.stream for curve in curves[0]]
     strips = _strips(frames) if len(frames) else None
-    inner = 0.0 if strips is None else (WIDTH_IN - 1.5) * strips.shape[0] / strips.shape[1]
+    inner = 0.0 if strips is None else (WIDTH_IN - 1.65) * strips.shape[0] / strips.shape[1]
     height = inner + 0.35 + 1.5 * len(streams) + 0.45
     figure = Figure((WIDTH_IN, height), DPI)
     figure.patch.set_alpha(0)
     canvas = FigureCanvasAgg(figure)
-    left, width = 1.42 / WIDTH_IN, 1 - 1.5 / WIDTH_IN
+    left, width = 1.42 / WIDTH_IN, 1 - 1.65 / WIDTH_IN
     start, end = 0.0, max(curve.times_s[-1] for clip in curves for curve in clip)
     if strips is not None:
         end = times_s[-1] + (times_s[-1] - times_s[0]) / max(1, len(times_s) - 1)
