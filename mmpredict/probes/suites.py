@@ -56,7 +56,7 @@ class Sizes:
 # `smoke` cannot resolve less than 7 points in the mean of all families, and far more in one.
 SIZES = {
     "spatial": Sizes(1000, 144, 60, 80, 80, 90, 50, 1000, 22),
-    "smoke": Sizes(30, 12, 3, 4, 4, 6, 4, 30, 1),
+    "smoke": Sizes(30, 12, 3, 4, 4, 6, 4, 30, 3),
 }
 NOTES = {
     "spatial": "relations, counting, sizes: 1000 scenes; what happens: 60 to 144 scenes each",
