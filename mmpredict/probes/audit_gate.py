@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmpredict.world import Film, Recording
+from mmpredict.world import COLOURS, SHAPES, Film, Recording
 
 from .grading import grade
 from .items import Item, Suite
@@ -28,6 +28,8 @@ _FRAMES = 4  # spread over what is shown, the last one included
 _PATCH = 8
 _CHUNK_S = 0.04
 _BANDS = 32
+_STATE_WIDTH = 94  # of a token of the state; those of pixels are wider
+_MENTIONS = 3  # objects that a question names
 
 
 @dataclass(frozen=True)
@@ -212,12 +214,32 @@ def _batch(
     lengths = [len(item.choices) for item in items]
     longest = max(map(len, shown))
     rows, lacks = [], []
-    for one, length in zip(shown, lengths, strict=True):
-        rows += [functional.pad(one, (0, 0, 0, longest - len(one)))] * length
-        lacks += [torch.arange(longest) >= len(one)] * length
+    for item, one in zip(items, shown, strict=True):
+        for choice in item.choices:
+            said = torch.cat([one, _named(one, item.question, choice)], 1)
+            rows.append(functional.pad(said, (0, 0, 0, longest - len(one))))
+            lacks.append(torch.arange(longest) >= len(one))
     most = max(map(len, texts))
     words_NW = torch.tensor([t + [0] * (most - len(t)) for t in texts])
     return torch.stack(rows), torch.stack(lacks), words_NW, lengths
+
+
+def _named(evidence_EX: Tensor, question: str, choice: str) -> Tensor:
+    """(E, _MENTIONS + 1) which mention in the question a token's object is, and whether the choice
+    names it. Who "the red ball" is must not be what the gate fails to learn. 0 for pixels, whose
+    tokens name nothing."""
+    marks = torch.zeros(len(evidence_EX), _MENTIONS + 1)
+    if evidence_EX.shape[1] != _STATE_WIDTH:
+        return marks
+    names = [
+        f"{COLOURS[int(row[:8].argmax())]} {SHAPES[int(row[8:13].argmax())]}" for row in evidence_EX
+    ]
+    order = sorted((n for n in set(names) if n in question), key=question.index)[:_MENTIONS]
+    for row, name in enumerate(names):
+        if name in order:
+            marks[row, order.index(name)] = 1
+        marks[row, -1] = name in choice
+    return marks
 
 
 def _learnt(
@@ -226,7 +248,7 @@ def _learnt(
     words = _spell(items)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Reader(shown[0].shape[1], len(words) + 2, gate.dim)
+        model = Reader(shown[0].shape[1] + _MENTIONS + 1, len(words) + 2, gate.dim)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=gate.steps)
     generator = torch.Generator().manual_seed(seed)
