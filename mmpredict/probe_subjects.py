@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmpredict.probes.writing import OWN_BASELINES
+
 if TYPE_CHECKING:
     from mmpredict.probes.items import Item, Suite
     from mmpredict.probes.run import ProbeRun
     from mmpredict.tokens import Codecs
 
 VARIANTS = ("text", "audio", "video", "video+audio")  # as in probes.items, which loads torch
-OWN_BASELINES = ("majority", "blind", "untrained")  # the others are checkpoints
 MANY_ANSWERS = 500  # from here on further processes are worth their start of some seconds
 
 

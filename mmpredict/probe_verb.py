@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpredict.probe_subjects import (
-    OWN_BASELINES,
     VARIANTS,
     Subject,
     ask,
@@ -26,6 +25,7 @@ from mmpredict.probe_subjects import (
     listed,
     load_subject,
 )
+from mmpredict.probes.writing import OWN_BASELINES
 
 if TYPE_CHECKING:
     from mmpredict.probes.external import Bench

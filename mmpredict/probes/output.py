@@ -17,11 +17,10 @@ from mmpredict.probes.run import ProbeRun
 from mmpredict.probes.set_picture import draw_set
 from mmpredict.probes.summary import summarise
 from mmpredict.probes.table import markdown
-from mmpredict.probes.writing import as_json, write_whole
+from mmpredict.probes.writing import OWN_BASELINES, as_json, write_whole
 from mmpredict.tokens import Codecs
 
 FILES = ("results.json", "per_item.jsonl", "curves.json", "table.md", "report.html")
-OWN = frozenset({"majority", "blind", "untrained"})  # other baselines are files of a user
 
 
 def write_results(  # noqa: PLR0913 - all that a run leaves is made of
@@ -50,7 +49,7 @@ def write_results(  # noqa: PLR0913 - all that a run leaves is made of
     """
     asked.write(out / "per_item.jsonl")
     for number, (name, run) in enumerate(baselines.items()):
-        run.write(out / f"per_item-{name if name in OWN else number}.jsonl")
+        run.write(out / f"per_item-{name if name in OWN_BASELINES else number}.jsonl")
     others = {name: run.rows for name, run in baselines.items()}
     results = {"about": about, "variants": summarise(asked.rows, others), **more}
     write_whole(out / "results.json", as_json(results))
@@ -80,6 +79,7 @@ def set_pictures(suite: Suite, asked: ProbeRun, codecs: Codecs) -> dict[str, byt
     """A PNG of every matched set whose curves were kept, by "family, evidence: id"."""
     items = {item.id: item for item in suite.items}
     pictures = {}
+    film = Footage(suite.sources, codecs, ["video"]).film
     for (name, variant), clips in asked.curves.items():
         item = items[name]
         takes = [suite.sources[evidence.source] for evidence in item.evidence]
@@ -87,8 +87,7 @@ def set_pictures(suite: Suite, asked: ProbeRun, codecs: Codecs) -> dict[str, byt
             continue
         frames, times_s = [], []
         if "video" in variant and codecs.video is not None:
-            footage = Footage(suite.sources, codecs, ["video"])
-            clip_of = [take.record(footage.film).clip for take in takes]
+            clip_of = [take.record(film).clip for take in takes]
             frames = [clip.frames_TCHW for clip in clip_of]
             times_s = clip_of[0].times_s.tolist()
         title = f"{item.family}, {variant}: {item.id}"

@@ -8,6 +8,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmpredict.probes.table import baseline_names, cells, heads
+
 COLOURS = {"text": "#a05fc4", "audio": "#2a9d63", "video": "#2f6fde", "video+audio": "#d9822b"}
 INK = "#80858e"  # can be read on light and on dark paper
 LEFT, WIDTH, RIGHT = 150, 560, 20  # pixels
@@ -60,7 +62,9 @@ def _sets(pictures: Mapping[str, bytes]) -> str:
 def plot(variants: Mapping[str, Any]) -> str:
     """SVG: families down, scores across, a lane for each form of the evidence."""
     families = list(dict.fromkeys(f for found in variants.values() for f in found["families"]))
-    baselines = baseline_names(variants)
+    baselines = list(
+        dict.fromkeys(n for found in variants.values() for n in baseline_names(found["families"]))
+    )
     top = HEAD + LINE * _lines_of(baselines)
     parts, y = [_axis(top)], top
     for family in families:
@@ -82,12 +86,6 @@ def plot(variants: Mapping[str, Any]) -> str:
         f'<div class="card"><svg {size} role="img" aria-label="scores by family" '
         f'style="font:11px sans-serif">{body}</svg></div>'
     )
-
-
-def baseline_names(variants: Mapping[str, Any]) -> list[str]:
-    """In the order in which they come first."""
-    entries = [e for found in variants.values() for e in found["families"].values()]
-    return list(dict.fromkeys(name for entry in entries for name in entry["baselines"]))
 
 
 def _lines_of(baselines: Sequence[str]) -> int:
@@ -145,35 +143,14 @@ def _text(x: float, y: float, words: str, anchor: str, colour: str = INK) -> str
 
 
 def _table(families: Mapping[str, Mapping[str, Any]]) -> str:
-    names = list(dict.fromkeys(n for entry in families.values() for n in entry["baselines"]))
-    heads = ["items", "scenes", "score", "95 %", "chance", "all of a group", *names, "ties"]
-    cells = "".join(f'<th class="n">{html.escape(head)}</th>' for head in heads)
-    rows = [f"<tr><th>family</th><th>claim</th>{cells}</tr>"]
+    names = baseline_names(families)
+    head = "".join(f'<th class="n">{html.escape(head)}</th>' for head in heads(names))
+    rows = [f"<tr><th>family</th><th>claim</th>{head}</tr>"]
     for family, entry in families.items():
-        rows.append(_row(family, entry, names))
+        kind = {"above": "better", "below": "worse"}.get(entry["claim"].split(" ")[0], "level")
+        numbers = "".join(f'<td class="n">{cell}</td>' for cell in cells(entry, names))
+        rows.append(
+            f'<tr><td>{html.escape(family)}</td><td class="{kind}">{html.escape(entry["claim"])}'
+            f"</td>{numbers}</tr>"
+        )
     return f'<div class="wide"><table><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _row(family: str, entry: Mapping[str, Any], names: Sequence[str]) -> str:
-    numbers = [""] * (7 + len(names))
-    if entry["score"] is not None:
-        low, high = entry["interval"]
-        errors = f" (+{entry['errors']} errors)" if entry["errors"] else ""
-        group = ""
-        if "group_score" in entry:
-            group = f"{entry['group_score']:.3f} ({entry['group_chance']:.3f})"
-        beside = [entry["baselines"].get(name, {}).get("score") for name in names]
-        numbers = [
-            f"{entry['n']}{errors}",
-            str(entry["clusters"]),
-            f"{entry['score']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            f"{entry['chance']:.3f}",
-            group,
-            *("" if score is None else f"{score:.3f}" for score in beside),
-            f"{100 * entry['tie_rate']:.0f} %",
-        ]
-    kind = {"above": "better", "below": "worse"}.get(entry["claim"].split(" ")[0], "level")
-    cells = "".join(f'<td class="n">{cell}</td>' for cell in numbers)
-    claim = html.escape(entry["claim"])
-    return f'<tr><td>{html.escape(family)}</td><td class="{kind}">{claim}</td>{cells}</tr>'

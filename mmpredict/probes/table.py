@@ -6,7 +6,7 @@ gets, every baseline, and the claim that the intervals allow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -27,37 +27,43 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def _table(families: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    names = list(dict.fromkeys(n for entry in families.values() for n in entry["baselines"]))
-    head = ["family", "items", "scenes", "score", "95 %", "chance", "all of a group", *names]
-    rows = [[*head, "ties", "claim"]]
-    for family, entry in families.items():
-        if entry["score"] is None:
-            rows.append([family, "0", "", "", "", "", "", *("" for _ in names), "", entry["claim"]])
-            continue
-        low, high = entry["interval"]
-        rows.append(
-            [
-                family,
-                f"{entry['n']}" + (f" (+{entry['errors']} errors)" if entry["errors"] else ""),
-                str(entry["clusters"]),
-                f"{entry['score']:.3f}",
-                f"{low:.3f} to {high:.3f}",
-                f"{entry['chance']:.3f}",
-                _group(entry),
-                *(_number(entry["baselines"].get(name, {}).get("score")) for name in names),
-                f"{100 * entry['tie_rate']:.0f} %",
-                entry["claim"],
-            ]
-        )
+    names = baseline_names(families)
+    rows = [["family", *heads(names), "claim"]]
+    rows += [[f, *cells(entry, names), entry["claim"]] for f, entry in families.items()]
     rule = ["---", *("---:" for _ in rows[0][1:-1]), "---"]
-    return ["| " + " | ".join(cells) + " |" for cells in (rows[0], rule, *rows[1:])]
+    return ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
+
+
+def baseline_names(families: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """In the order in which they come first."""
+    return list(dict.fromkeys(n for entry in families.values() for n in entry["baselines"]))
+
+
+def heads(baselines: Sequence[str]) -> list[str]:
+    """Of the columns that `cells` fills."""
+    shown = ["items", "scenes", "score", "95 %", "chance", "all of a group"]
+    return [*shown, *baselines, "ties"]
+
+
+def cells(entry: Mapping[str, Any], baselines: Sequence[str]) -> list[str]:
+    """A family's numbers as they are printed; blank where it could not be asked."""
+    if entry["score"] is None:
+        return ["0", *("" for _ in heads(baselines)[1:])]
+    low, high = entry["interval"]
+    beside = [entry["baselines"].get(name, {}).get("score") for name in baselines]
+    return [
+        f"{entry['n']}" + (f" (+{entry['errors']} errors)" if entry["errors"] else ""),
+        str(entry["clusters"]),
+        f"{entry['score']:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        f"{entry['chance']:.3f}",
+        _group(entry),
+        *("" if score is None else f"{score:.3f}" for score in beside),
+        f"{100 * entry['tie_rate']:.0f} %",
+    ]
 
 
 def _group(entry: Mapping[str, Any]) -> str:
     if "group_score" not in entry:
         return ""
     return f"{entry['group_score']:.3f} ({entry['group_chance']:.3f})"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+OWN_BASELINES = ("majority", "blind", "untrained")  # the others are checkpoints of a user
 LINE_EVERY_S = 20.0  # of progress, where nobody looks at a terminal
 
 
