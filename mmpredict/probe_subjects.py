@@ -1,10 +1,11 @@
-"""Who is asked by `mmpredict probe`: a checkpoint, and whoever stands beside it. In: the options.
-Out: runs. Torch is imported only when something is asked."""
+"""Who is asked by `mmpredict probe`: a checkpoint, and whoever stands beside it; and what is said
+of it at the end. In: the options. Out: runs. Torch is imported only when something is asked."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mmpredict.tokens import Codecs
 
 VARIANTS = ("text", "audio", "video", "video+audio")  # as in probes.items, which loads torch
+NAMED = 10  # errors that are printed; all stand in per_item.jsonl
 MANY_ANSWERS = 500  # from here on further processes are worth their start of some seconds
 
 
@@ -34,8 +36,9 @@ class Subject:
 
     @property
     def sha(self) -> str:
-        """Of the file."""
-        with self.path.open("rb") as file:
+        """Of the file; of an export, that with the weights."""
+        path = self.path / "model.safetensors" if self.path.is_dir() else self.path
+        with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -104,7 +107,8 @@ def ask_baselines(
     found: dict[str, ProbeRun] = {}
     for name in args.baseline or ("majority", "blind"):
         if name == "majority":
-            found[name] = run_suite(Majority(known_items(args, suite)), suite, variants)
+            known = "majority" if args.items is None else "own majority"
+            found[known] = run_suite(Majority(known_items(args, suite)), suite, variants)
         elif name == "blind" and subject.codecs.text is not None:
             spoken = replace(suite, items=tuple(i for i in suite.items if i.score != "voe"))
             if any(set(item.variants) & set(variants) for item in spoken.items):
@@ -129,3 +133,39 @@ def known_items(args: argparse.Namespace, suite: Suite) -> Sequence[Item]:
     if args.items is not None:
         return suite.items
     return build_suite("smoke", split="dev", seed=args.seed).items
+
+
+def about(args: argparse.Namespace, subject: Subject, asked: ProbeRun) -> dict[str, Any]:
+    """What the numbers are of."""
+    import torch
+
+    import mmpredict
+
+    return {
+        "model": str(subject.path),
+        "ckpt_sha": subject.sha,
+        "suite": asked.suite,
+        "suite_sha": asked.suite_sha,
+        "world_version": asked.world_version,
+        "variants": list(asked.variants),
+        "seed": args.seed,
+        "context_length": subject.context_length,
+        "mmpredict": mmpredict.__version__,
+        "torch": torch.__version__,
+        "device": str(next(subject.predictor.parameters()).device),
+    }
+
+
+def closing(out: Path, files: Sequence[str], asked: ProbeRun) -> int:
+    """Where the files are, and what could not be asked."""
+    for name in files:
+        if (out / name).is_file():
+            print(f"wrote {out / name}")
+    if not asked.errors:
+        return 0
+    print(f"{len(asked.errors)} of {len(asked.rows)} could not be asked:", file=sys.stderr)
+    for error in asked.errors[:NAMED]:
+        print(f"  {error}", file=sys.stderr)
+    if len(asked.errors) > NAMED:
+        print(f"  and {len(asked.errors) - NAMED} more, see per_item.jsonl", file=sys.stderr)
+    return 2

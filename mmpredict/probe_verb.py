@@ -10,31 +10,30 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmpredict.probe_subjects import (
     VARIANTS,
     Subject,
+    about,
     ask,
     ask_baselines,
     chosen_variants,
+    closing,
     listed,
     load_subject,
 )
 from mmpredict.probes.writing import OWN_BASELINES
+from mmpredict.run_folder import safe_name
 
 if TYPE_CHECKING:
-    from mmpredict.probes.external import Bench
     from mmpredict.probes.frozen import FrozenResults
     from mmpredict.probes.items import Suite
     from mmpredict.probes.run import ProbeRun
 
 SUITES = ("smoke", "spatial")
-NAMED = 10  # errors that are printed; all stand in per_item.jsonl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,10 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--text_only", "--text-only", type=Path, metavar="CKPT", help="a control for --frozen")
     add(
         "--readout",
-        nargs=2,
+        nargs="*",
         type=Path,
-        metavar=("TRAIN", "DEV"),
-        help="with --items: train a readout of frozen activations on items of other scenes",
+        metavar="TRAIN DEV",
+        help="with --items: train a readout of frozen activations on the items of two other files; "
+        "with --bench, and without files: on the benchmark's own training clips",
     )
     add("--out", type=Path, metavar="DIR", help="(default: probe-NAME beside the checkpoint)")
     add("--write_items", "--write-items", type=Path, metavar="FILE", help="keep the items asked")
@@ -83,8 +83,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with audit: can a small model that is trained on the evidence answer (minutes)",
     )
     add("--gate_steps", "--gate-steps", type=int, default=1000, help="of its training per family")
+    _add_bench_arguments(parser)
+
+
+def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of published benchmarks."""
+    add = parser.add_argument
     add("--bench", metavar="NAME", help="a published benchmark, read from --root")
     add("--root", type=Path, metavar="DIR", help="folder of the benchmark, as it was unpacked")
+    add(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="with --bench: also ask the items without labels, and write into DIR what the "
+        "authors' server takes (of physics_iq: the videos)",
+    )
+    add("--judge", type=Path, metavar="DIR", help="with --bench: score the videos in DIR")
 
 
 def _cores() -> int:
@@ -94,14 +108,15 @@ def _cores() -> int:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """What can be said of the options before torch is loaded."""
-    needs_model = args.what != "audit" and not args.power
+    needs_model = args.what != "audit" and not args.power and args.judge is None
     if needs_model and args.ckpt is None:
         parser.error("--ckpt FILE is missing: which checkpoint is to be asked?")
     if args.ckpt is not None and ":/" in str(args.ckpt)[:8]:
         parser.error(f"--ckpt {str(args.ckpt)!r} is a URL; download it first")
     files = (args.ckpt, args.items, args.text_only, *(args.readout or ()), *_checkpoints(args))
     for path in files:
-        if path is not None and not Path(path).is_file():
+        is_export = path is not None and (Path(path) / "config.json").is_file()
+        if path is not None and not is_export and not Path(path).is_file():
             parser.error(f"{str(path)!r} does not exist")
     for name in ("scenes", "workers", "gate_steps"):
         value = getattr(args, name)
@@ -116,16 +131,44 @@ def _check_together(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Options that need each other, or that exclude each other."""
     if args.gate is not None and args.what != "audit":
         parser.error("--gate is a part of the audit: mmpredict probe audit --gate ...")
-    if args.readout and args.items is None:
-        parser.error("--readout TRAIN DEV needs --items FILE, whose items are asked")
+    if args.readout is not None:
+        _check_readout(parser, args)
     if args.text_only is not None and not args.frozen:
         parser.error("--text_only is a control of --frozen; add that")
+    _check_bench(parser, args)
+
+
+def _check_bench(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Options of published benchmarks."""
     if (args.bench is None) != (args.root is None):
         parser.error("--bench NAME and --root DIR go together")
     if args.root is not None and not args.root.is_dir():
         parser.error(f"--root {str(args.root)!r} is not a folder")
     if args.bench is not None and args.items is not None:
         parser.error("--bench has items of its own; leave --items out")
+    for name in ("export", "judge"):
+        if getattr(args, name) is not None and args.bench is None:
+            parser.error(f"--{name} DIR goes with --bench NAME --root DIR")
+    if args.export is not None and (args.readout is not None or args.judge is not None):
+        parser.error("--export goes with neither --readout nor --judge: one at a time")
+    if args.export is not None and args.export.exists() and not args.export.is_dir():
+        parser.error(f"--export {str(args.export)!r} is a file; give a folder")
+    if args.judge is not None and not args.judge.is_dir():
+        parser.error(f"--judge {str(args.judge)!r} is not a folder")
+
+
+def _check_readout(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Of items two files, of a benchmark none."""
+    if args.bench is not None:
+        if args.readout:
+            parser.error("--bench brings its own training clips: --readout alone, without files")
+    elif args.items is None:
+        parser.error(
+            "--readout TRAIN DEV needs --items FILE, whose items are asked; without files it goes "
+            "with --bench"
+        )
+    elif len(args.readout) != 2:
+        parser.error(f"--readout needs two files, TRAIN and DEV; got {len(args.readout)}")
 
 
 def _checkpoints(args: argparse.Namespace) -> list[str]:
@@ -145,9 +188,11 @@ def run(args: argparse.Namespace) -> int:
         return _audit(args)
     if args.power:
         return _power(_suite(args))
-    subject = load_subject(args.ckpt, args.workers)
     if args.bench is not None:
-        return _bench(args, subject)
+        from mmpredict.probe_bench import run_bench
+
+        return run_bench(args)
+    subject = load_subject(args.ckpt, args.workers)
     suite = _suite(args)
     if args.write_items is not None:
         suite.write(args.write_items)
@@ -200,7 +245,8 @@ def _write(
     from mmpredict.training.report_style import STYLE
 
     kind = "readout-" if args.readout else ""
-    out = args.out or args.ckpt.parent / f"probe-{kind}{suite.name}"
+    # An items file names its suite as it likes.
+    out = args.out or args.ckpt.parent / safe_name(f"probe-{kind}{suite.name}")
     more, tables = {}, ""
     if args.frozen:
         found = _frozen(args, subject)
@@ -208,7 +254,7 @@ def _write(
         tables = found.markdown()
     table = write_results(
         out,
-        _about(args, subject, asked),
+        about(args, subject, asked),
         asked,
         baselines,
         more=more,
@@ -216,7 +262,7 @@ def _write(
         style=STYLE,
     )
     print(table, tables, sep="\n" if tables else "", end="")
-    return _closing(out, FILES, asked)
+    return closing(out, FILES, asked)
 
 
 def _frozen(args: argparse.Namespace, subject: Subject) -> FrozenResults:
@@ -231,42 +277,6 @@ def _frozen(args: argparse.Namespace, subject: Subject) -> FrozenResults:
     return run_frozen(
         subject.predictor, subject.codecs, text_only=text_only, seed=args.seed, **size
     )
-
-
-def _about(args: argparse.Namespace, subject: Subject, asked: ProbeRun) -> dict[str, Any]:
-    """What the numbers are of."""
-    import torch
-
-    import mmpredict
-
-    return {
-        "model": str(subject.path),
-        "ckpt_sha": subject.sha,
-        "suite": asked.suite,
-        "suite_sha": asked.suite_sha,
-        "world_version": asked.world_version,
-        "variants": list(asked.variants),
-        "seed": args.seed,
-        "context_length": subject.context_length,
-        "mmpredict": mmpredict.__version__,
-        "torch": torch.__version__,
-        "device": str(next(subject.predictor.parameters()).device),
-    }
-
-
-def _closing(out: Path, files: Sequence[str], asked: ProbeRun) -> int:
-    """Where the files are, and what could not be asked."""
-    for name in files:
-        if (out / name).is_file():
-            print(f"wrote {out / name}")
-    if not asked.errors:
-        return 0
-    print(f"{len(asked.errors)} of {len(asked.rows)} could not be asked:", file=sys.stderr)
-    for error in asked.errors[:NAMED]:
-        print(f"  {error}", file=sys.stderr)
-    if len(asked.errors) > NAMED:
-        print(f"  and {len(asked.errors) - NAMED} more, see per_item.jsonl", file=sys.stderr)
-    return 2
 
 
 def _power(suite: Suite) -> int:
@@ -287,46 +297,6 @@ def _power(suite: Suite) -> int:
         ]
         print(f"{family:<20} {len(items):>6} {scenes:>6}  {both[0]:6.3f}  {both[1]:8.3f}")
     return 0
-
-
-def _bench(args: argparse.Namespace, subject: Subject) -> int:
-    """A published benchmark: the published metric, by every rule of ours."""
-    from mmpredict.probes.external import load_bench
-    from mmpredict.probes.writing import as_json, write_whole
-
-    bench = load_bench(args.bench, args.root)
-    for note in bench.notes:
-        print(f"note: {note}")
-    if not bench.asked:
-        raise ValueError(f"{bench.name}: none of {len(bench.suite.items)} items can be asked")
-    suite = replace(bench.suite, items=bench.asked)
-    out = args.out or args.ckpt.parent / f"probe-{bench.name}"
-    variants = chosen_variants(args, subject, suite)
-    asked = ask(subject, suite, variants, seed=args.seed)
-    asked.write(out / "per_item.jsonl")
-    results = {"about": _about(args, subject, asked), "metric": _published(bench, asked)}
-    write_whole(out / "results.json", as_json(results))
-    for variant, rules in results["metric"].items():
-        for rule, found in rules.items():
-            values = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-            print(f"{variant}, {rule}: {values}")
-    faults = tuple(f"{item}: {why}" for item, why in bench.faults.items())
-    whole = replace(asked, errors=(*faults, *asked.errors))
-    return _closing(out, ("results.json", "per_item.jsonl"), whole)
-
-
-def _published(bench: Bench, asked: ProbeRun) -> dict[str, dict[str, dict[str, float]]]:
-    """variant -> rule -> the published metric; the registered rule of each item comes first."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for variant in asked.variants:
-        rows = [row for row in asked.rows if row["variant"] == variant]
-        rules = dict.fromkeys(rule for row in rows for rule in row["numbers"])
-        if not rules:
-            continue
-        found[variant] = {"registered": bench.score_rows(rows, variant=variant)}
-        for rule in rules:
-            found[variant][rule] = bench.score_rows(rows, variant=variant, rule=rule)
-    return found
 
 
 def _audit(args: argparse.Namespace) -> int:

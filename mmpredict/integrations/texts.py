@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from mmpredict.generate import rollout
-from mmpredict.generate.row import Ruler
 from mmpredict.model import Predictor
-from mmpredict.probes.branches import Branch, read_branches
-from mmpredict.schema import Clip, Modality, TextPiece, UserError
+from mmpredict.schema import Clip, Modality, TextPiece, Tokens, UserError
+from mmpredict.sequence import interleave
 from mmpredict.tokens import Codecs
 
 
@@ -131,13 +130,13 @@ class Texts:
         """Of every token of a row, and whether it is the likeliest."""
         if not ids:
             return [], []
-        model, ruler = self.predictor, Ruler()
-        seconds = tuple(ruler.place(self.spec, math.nan) for _ in ids)
-        start_D = model.starts[self.spec.name][1]
-        z_TD = start_D[None]
+        model = self.predictor
+        z_TD = model.starts[self.spec.name][1][None]
         if len(ids) > 1:
-            branch = Branch(tuple(ids[:-1]), seconds[:-1])
-            z_TD = torch.cat([z_TD, read_branches(model, None, [branch], self.spec).branches[0]])
+            untimed = torch.full((len(ids) - 1,), math.nan, dtype=torch.float64)
+            tokens = Tokens(self.spec.modality, torch.tensor(ids[:-1]), untimed)
+            row = interleave([tokens], self.codecs.layout).to(z_TD.device)
+            z_TD = torch.cat([z_TD, model.hidden(row)[0]])
         log_p_TV = model.heads[self.spec.name].logits(z_TD).float().log_softmax(-1)
         ids_T = torch.tensor(ids, device=log_p_TV.device)
         own_T = log_p_TV.gather(1, ids_T[:, None])[:, 0]

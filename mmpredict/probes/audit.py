@@ -22,7 +22,7 @@ from pathlib import Path
 from . import audit_marks
 from .audit_gate import GATE, Gate, gate_scores
 from .audit_text import READERS, blind_scores
-from .grading import mean_relative_accuracy
+from .grading import best_constant, constant_scores
 from .items import Item, Suite
 from .stats import cluster_bootstrap, wilson
 from .suites import SIZES, supervised_split
@@ -141,9 +141,7 @@ def _floor(items: Sequence[Item]) -> list[float]:
     the score of the one number that is best in the mean, which is no leak."""
     if any(item.score != "numeric" for item in items):
         return [item.chance for item in items]
-    said = {choice for item in items for choice in item.choices}
-    scores = {c: [mean_relative_accuracy(float(c), i.numeric) for i in items] for c in said}
-    return max(scores.values(), key=sum)
+    return best_constant([constant_scores(item) for item in items])
 
 
 def _check_repeated(suite: Suite, others: Sequence[Suite]) -> list[Check]:
@@ -199,13 +197,14 @@ def _check_change(suite: Suite) -> list[Check]:
 
 def _check_gate(suite: Suite, gate: Gate, seed: int) -> list[Check]:
     name = suite.name if suite.name in SIZES else "spatial"
-    size = SIZES[name].rooms
-    scenes = max(5, min(gate.scenes, size)) if name == "smoke" else gate.scenes
-    learn = supervised_split(name, split="train", scenes=scenes, seed=seed + 1)
-    judge = supervised_split(name, split="dev", scenes=max(5, scenes // 5), seed=seed + 1)
+    scenes = min(gate.scenes, SIZES[name].rooms)
+    learn = supervised_split(name, split="train", scenes=scenes, seed=seed + 1, even=True)
+    judge = supervised_split(
+        name, split="dev", scenes=max(5, scenes // 5), seed=seed + 1, even=True
+    )
     checks = []
     for family, (score, count) in gate_scores(learn, judge, gate, seed=seed).items():
-        note = f"{gate.view}, {scenes} scenes, {gate.steps} steps, {count} items"
+        note = f"{gate.view}, {scenes} scenes of a kind, {gate.steps} steps, {count} items"
         checks.append(Check("gate", family, score, (GATE, 1.0), score > GATE, note))
     return checks
 

@@ -2,7 +2,8 @@
 evidence and the variant that is asked. Out: tokens per stream, and the moment at which they end.
 
 Questions and answers stand in time as the world's own dialogues do: the question soon after the
-moment that it is about, and its answer after a short pause.
+moment that it is about, and its answer after a short pause. What a variant withholds is blank, and
+silence goes on while somebody speaks (`background`).
 
 Shapes: K blocks of one stream.
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from mmpredict.media import read_clip
+from mmpredict.probes.background import Background
 from mmpredict.probes.items import VARIANTS, Evidence, Files, Item, Source
 from mmpredict.schema import Clip, Modality, StreamSpec, TextPiece, Tokens, UserError
 from mmpredict.tokens import Codecs
@@ -28,6 +31,7 @@ SLACK_S = 1e-6  # times closer than this are the same
 KEPT = 16  # sources whose tokens stay in memory
 NEEDS = {"text": ("text",), "audio": ("audio",), "video": ("video",)}
 NEEDS["video+audio"] = ("video", "audio")
+Withheld = Literal["blank", "absent"]
 
 
 class EvidenceError(ValueError):
@@ -41,10 +45,14 @@ class Shown:
     Args:
         streams: with one block at least; empty where nothing is shown or told.
         end_s: when it ends; None for told lines that have no times.
+        blank: numbers of the streams that only say that there is nothing.
+        background: what goes on afterwards; None for nothing.
     """
 
     streams: tuple[Tokens, ...]
     end_s: float | None
+    blank: frozenset[int] = frozenset()
+    background: Background | None = None
 
 
 def needed_streams(item: Item, variant: str) -> tuple[str, ...]:
@@ -91,12 +99,20 @@ class Footage:
         sources: by name.
         codecs: the checkpoint's encoders: frame size, frame rate, sample rate.
         variants: that will be asked; streams that none of them needs are not made.
+        withheld: whether streams that a variant withholds are "blank" or "absent"; where they are
+            absent, nothing goes on under the question either.
     """
 
     def __init__(
-        self, sources: Mapping[str, Source], codecs: Codecs, variants: Iterable[str] = VARIANTS
+        self,
+        sources: Mapping[str, Source],
+        codecs: Codecs,
+        variants: Iterable[str] = VARIANTS,
+        *,
+        withheld: Withheld = "blank",
     ) -> None:
         self.sources, self.codecs = sources, codecs
+        self.background = Background(codecs) if withheld == "blank" else None
         wanted = {name for variant in variants for name in NEEDS[variant]}
         self.frames = codecs.video is not None and "video" in wanted
         self.sound = codecs.audio is not None and "audio" in wanted
@@ -130,7 +146,7 @@ class Footage:
         if variant == "text":
             return self._told(evidence)
         if not evidence.source:
-            return Shown((), None if evidence.until_s is None else evidence.until_s)
+            return self.nothing(evidence.until_s)
         whole, until_s = self.whole(evidence.source), evidence.until_s
         streams = []
         for name in NEEDS[variant]:
@@ -142,7 +158,12 @@ class Footage:
                 raise EvidenceError(f"source {evidence.source!r} has no {name}{when}")
             streams.append(part)
         end_s = whole.end_s if until_s is None else until_s
-        return Shown(tuple(sorted(streams, key=lambda t: t.modality)), end_s)
+        streams = tuple(sorted(streams, key=lambda t: t.modality))
+        return with_background(streams, end_s, self.background)
+
+    def nothing(self, until_s: float | None) -> Shown:
+        """Up to a moment, without evidence."""
+        return with_background((), until_s, self.background)
 
     def _told(self, evidence: Evidence) -> Shown:
         """Lines one after another from 0 s on, without times where the evidence has no clock."""
@@ -154,7 +175,7 @@ class Footage:
         end_s = evidence.until_s
         if pieces and end_s is not None:
             end_s = max(end_s, pieces[-1].end_s)
-        return Shown(() if tokens is None else (tokens,), end_s)
+        return with_background(() if tokens is None else (tokens,), end_s, self.background)
 
     def _made(self, name: str) -> Shown:
         source, codecs = self.sources[name], self.codecs
@@ -187,6 +208,17 @@ def cut(tokens: Tokens, spec: StreamSpec, until_s: float | None) -> Tokens:
     latest_s = until_s + SLACK_S if spec.fills_period else until_s - SLACK_S
     count = int((tokens.end_s <= latest_s).sum())
     return replace(tokens, contents=tokens.contents[:count], end_s=tokens.end_s[:count])
+
+
+def with_background(
+    streams: tuple[Tokens, ...], end_s: float | None, background: Background | None
+) -> Shown:
+    """Evidence over a background; what has no times stands alone."""
+    if end_s is None or background is None:
+        return Shown(streams, end_s)
+    filled = background.fill(streams, end_s)
+    blank = {t.modality for t in filled} - {t.modality for t in streams}
+    return Shown(filled, end_s, frozenset(blank), background)
 
 
 def words(codecs: Codecs, pieces: Sequence[TextPiece]) -> Tokens | None:

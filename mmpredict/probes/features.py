@@ -11,9 +11,9 @@ places that are taken at a moment, K names.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from mmpredict.sequence import interleave, pack
 from mmpredict.tokens import Codecs
 from mmpredict.world import COLOURS, FAMILIES, SHAPES, Condition, Recording, draw_scene
 
+AnyRow = TypeVar("AnyRow")
 Given = Literal["clip", "captions", "shuffled", "last_frame"]
 CELLS_A_SIDE = 4
 CHUNKS = 6  # of 40 ms: a quarter second
@@ -152,6 +153,10 @@ class _Document:
     row: Batch | None  # None: nothing was said, the vectors are 0
     average_SL: Tensor
 
+    @property
+    def length(self) -> int:
+        return 0 if self.row is None else self.row.modality.shape[1]
+
 
 @torch.no_grad()
 def read_features(
@@ -169,14 +174,14 @@ def read_features(
     per_scene = len(scenes.moments) * len(places_S3)
     values, kept = _room(len(layers), scenes.count * per_scene, dim)
     start = 0
-    for documents in _batches(_documents(codecs, scenes, given)):
+    for documents in read_together(_documents(codecs, scenes, given), lambda d: d.length):
         rows = [d for d in documents if d.row is not None]
         takes = [len(d.average_SL) for d in documents]
         here = slice(start, start + sum(takes))
         start = here.stop
         if not rows:
             continue
-        length = max(d.row.modality.shape[1] for d in rows)
+        length = max(d.length for d in rows)
         batch = pack([[d.row] for d in rows], length).to(device)
         for layer, x_BLD in enumerate(layer_outputs(predictor, batch)):
             x_BLD, b, found = x_BLD.float(), 0, []
@@ -234,15 +239,17 @@ def _cells(codecs: Codecs) -> tuple[int, int]:
     return min(spec.rows, CELLS_A_SIDE), min(spec.cols, CELLS_A_SIDE)
 
 
-def _batches(documents: Iterator[_Document]) -> Iterator[list[_Document]]:
-    """Neighbours together, as many as are read at once."""
+def read_together(
+    rows: Iterable[AnyRow], length_of: Callable[[AnyRow], int]
+) -> Iterator[list[AnyRow]]:
+    """Neighbours together, as many as are read at once when all are as long as the longest."""
     batch, longest = [], 0
-    for document in documents:
-        length = 0 if document.row is None else document.row.modality.shape[1]
+    for row in rows:
+        length = length_of(row)
         if batch and (len(batch) + 1) * max(longest, length) > _ROW_POSITIONS:
             yield batch
             batch, longest = [], 0
-        batch.append(document)
+        batch.append(row)
         longest = max(longest, length)
     if batch:
         yield batch

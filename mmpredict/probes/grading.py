@@ -9,7 +9,7 @@ that says the same of everything then gets 1, 0 or a half (PROBES 0.6).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,3 +89,19 @@ def mean_relative_accuracy(said: float, truth: float) -> float:
         error = 0.0
     # 7 of 10 is 30 % off, not less: floats must not turn the strict sign.
     return sum(error < 1 - t - _EXACT for t in MRA_THRESHOLDS) / len(MRA_THRESHOLDS)
+
+
+def constant_scores(item: Item) -> dict[str, float]:
+    """What a numeric item gives to each of its choices: a family is known by guessing where it is
+    known by saying one number always."""
+    return {c: mean_relative_accuracy(float(c), item.numeric) for c in item.choices}
+
+
+def best_constant(scores: Sequence[Mapping[str, float]]) -> list[float]:
+    """Of each item, what the one number gets that is best over all of them.
+
+    Args:
+        scores: of each item, as of `constant_scores`; a number that an item does not offer gets 0.
+    """
+    said = dict.fromkeys(number for one in scores for number in one)
+    return max(([one.get(number, 0.0) for one in scores] for number in said), key=sum)

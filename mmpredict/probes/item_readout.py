@@ -20,7 +20,7 @@ from torch import Tensor
 from mmpredict.model import Predictor
 from mmpredict.probes.controls import untrained
 from mmpredict.probes.evidence import EvidenceError, Footage, Shown, spoken, words
-from mmpredict.probes.features import layer_names, layer_outputs
+from mmpredict.probes.features import layer_names, layer_outputs, read_together
 from mmpredict.probes.items import Item, Suite
 from mmpredict.probes.readouts import Design, logistic
 from mmpredict.probes.run import item_row
@@ -31,7 +31,6 @@ from mmpredict.tokens import Codecs
 PARTS = ("train", "dev", "test")
 LEAST_ITEMS = 16  # of a family in each part
 CHUNKS = 12  # of sound, at the end, that the raw control sees
-_POSITIONS = 4096  # read at once
 _HASHED = 64  # columns of the question's words in the raw control
 
 Row = dict[str, Any]
@@ -63,10 +62,10 @@ def ask_readout(
     """
     _check(suites)
     found: dict[str, list[Row]] = {}
-    readers: dict[str, Callable[[Footage], _Reading]] = {
-        "model": lambda footage: _ModelReading(predictor, codecs, footage),
-        "untrained": lambda footage: _ModelReading(untrained(predictor, seed), codecs, footage),
-        "raw input": lambda footage: _RawReading(codecs, footage),
+    readers: dict[str, Callable[[Footage], Reading]] = {
+        "model": lambda footage: ModelReading(predictor, codecs, footage),
+        "untrained": lambda footage: ModelReading(untrained(predictor, seed), codecs, footage),
+        "raw input": lambda footage: RawReading(codecs, footage),
     }
     for variant in variants:
         for name, make in readers.items():
@@ -122,7 +121,7 @@ def _families(suites: Mapping[str, Suite], variant: str) -> dict[str, dict[str, 
     return found
 
 
-class _Reading:
+class Reading:
     """Features of items: a list of candidates (M, F), and what could not be shown."""
 
     def __init__(self, codecs: Codecs, footage: Footage) -> None:
@@ -146,7 +145,7 @@ class _Reading:
         raise NotImplementedError
 
 
-class _ModelReading(_Reading):
+class ModelReading(Reading):
     """Per layer: the last position, and the mean of the last block of every stream."""
 
     def __init__(self, predictor: Predictor, codecs: Codecs, footage: Footage) -> None:
@@ -159,15 +158,7 @@ class _ModelReading(_Reading):
         rows = [self._row(shown, question) for shown, question in asked]
         layers = len(layer_names(self.predictor))
         found: list[list[Tensor]] = [[] for _ in range(2 * layers)]
-        start = 0
-        while start < len(rows):
-            longest, stop = 0, start
-            while stop < len(rows):
-                longest = max(longest, rows[stop].modality.shape[1])
-                if stop > start and longest * (stop + 1 - start) > _POSITIONS:
-                    break
-                stop += 1
-            here = rows[start:stop]
+        for here in read_together(rows, lambda row: row.modality.shape[1]):
             length = max(row.modality.shape[1] for row in here)
             batch = pack([[row] for row in here], length).to(device)
             for layer, x_BLD in enumerate(layer_outputs(self.predictor, batch)):
@@ -178,7 +169,6 @@ class _ModelReading(_Reading):
                     found[2 * layer + 1].append(
                         _last_blocks(x_LD, row.modality[0], row.block_id[0])
                     )
-            start = stop
         return [torch.stack(candidate) for candidate in found]
 
     def _row(self, shown: Shown, question: str) -> Batch:
@@ -211,7 +201,7 @@ def _last_blocks(x_LD: Tensor, modality_L: Tensor, block_L: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-class _RawReading(_Reading):
+class RawReading(Reading):
     """The last frame's own pixels, the last half second's own spectrum, and the question's words:
     what can be told without a model."""
 
@@ -220,6 +210,8 @@ class _RawReading(_Reading):
         for shown, question in asked:
             parts = [_hashed(question)]
             for tokens in shown.streams:
+                if tokens.modality in shown.blank:
+                    continue  # it says nothing, and a short clip has none of it
                 contents = tokens.contents.float()
                 if tokens.modality == Modality.VIDEO:
                     parts.append(contents[-1].flatten() / 255)

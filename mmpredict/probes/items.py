@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +49,16 @@ class Files:
 
     def to_plain(self) -> dict[str, Any]:
         return asdict(self)
+
+    def seen_from(self, root: str) -> Files:
+        """With paths that begin at a folder; those elsewhere stay."""
+
+        def short(path: str) -> str:
+            inside = path and Path(path).is_relative_to(root)
+            return Path(path).relative_to(root).as_posix() if inside else path
+
+        images = tuple(map(short, self.images))
+        return replace(self, video=short(self.video), audio=short(self.audio), images=images)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Files:
@@ -186,12 +196,14 @@ class Suite:
         items: with different ids.
         sources: by name.
         world_version: of the world that the takes are of.
+        root: folder that holds the files, if they lie in one; the sum does not depend on it.
     """
 
     name: str
     items: tuple[Item, ...]
     sources: Mapping[str, Source] = field(default_factory=dict)
     world_version: str = WORLD_VERSION
+    root: str = ""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -205,9 +217,10 @@ class Suite:
 
     @property
     def sha(self) -> str:
-        """Of all lines: results of different suites are never compared."""
+        """Of all lines, paths as seen from the root: results of different suites are never
+        compared."""
         digest = hashlib.sha256()
-        for line in self._lines():
+        for line in self._lines(self.root):
             digest.update(line.encode())
         return digest.hexdigest()
 
@@ -216,9 +229,11 @@ class Suite:
         """In the order in which they come first."""
         return tuple(dict.fromkeys(item.family for item in self.items))
 
-    def _lines(self) -> Iterable[str]:
+    def _lines(self, root: str = "") -> Iterable[str]:
         for name, source in sorted(self.sources.items()):
             kind = "take" if isinstance(source, Take) else "files"
+            if root and isinstance(source, Files):
+                source = source.seen_from(root)
             yield _line({"source": name, kind: source.to_plain()})
         for item in self.items:
             yield _line(item.to_plain())
@@ -231,6 +246,7 @@ class Suite:
             "world_version": self.world_version,
             "sha": self.sha,
             "items": len(self.items),
+            **({"root": self.root} if self.root else {}),
         }
         with Path(path).open("w", encoding="utf-8", newline="\n") as file:
             file.write(_line(head))
@@ -262,7 +278,8 @@ class Suite:
                     raise ItemError(f"{path}, line {number}: {error}") from error
         if head is None:
             raise ItemError(f"{path} is empty; a suite begins with a line that names it")
-        suite = cls(head["suite"], tuple(items), sources, head["world_version"])
+        root = head.get("root", "")
+        suite = cls(head["suite"], tuple(items), sources, head["world_version"], root)
         if suite.sha != head["sha"]:
             raise ItemError(
                 f"{path} was changed or cut: its {len(items)} items have the sum {suite.sha[:12]}, "

@@ -49,7 +49,8 @@ def write_results(  # noqa: PLR0913 - all that a run leaves is made of
     """
     asked.write(out / "per_item.jsonl")
     for number, (name, run) in enumerate(baselines.items()):
-        run.write(out / f"per_item-{name if name in OWN_BASELINES else number}.jsonl")
+        label = name.replace(" ", "_") if name in OWN_BASELINES else number
+        run.write(out / f"per_item-{label}.jsonl")
     others = {name: run.rows for name, run in baselines.items()}
     results = {"about": about, "variants": summarise(asked.rows, others), **more}
     write_whole(out / "results.json", as_json(results))

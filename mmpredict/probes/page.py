@@ -8,7 +8,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmpredict.probes.table import baseline_names, cells, heads
+from mmpredict.probes.table import baseline_names, cells, heads, notes
 
 COLOURS = {"text": "#a05fc4", "audio": "#2a9d63", "video": "#2f6fde", "video+audio": "#d9822b"}
 INK = "#80858e"  # can be read on light and on dark paper
@@ -34,6 +34,8 @@ def section(results: Mapping[str, Any], pictures: Mapping[str, bytes] | None = N
     parts = [f'<p class="note">{html.escape(note)}</p>', plot(results["variants"])]
     for variant, found in results["variants"].items():
         parts.append(f"<h3>evidence: {html.escape(variant)}</h3>{_table(found['families'])}")
+        for name, words in notes(found["families"]):
+            parts.append(f'<p class="note">{html.escape(f"{name}: {words}.")}</p>')
         if found["macro"] is not None:
             estimate, low, high = found["macro"]
             parts.append(

@@ -18,7 +18,7 @@ from typing import Any
 from mmpredict.model import Predictor
 from mmpredict.probes import surprise
 from mmpredict.probes.evidence import EvidenceError, Footage, Shown, check_streams
-from mmpredict.probes.grading import Scorer, grade
+from mmpredict.probes.grading import Scorer, constant_scores, grade
 from mmpredict.probes.items import Evidence, Item, Source, Suite
 from mmpredict.probes.likelihood import Ask, Likelihood
 from mmpredict.probes.writing import write_whole
@@ -97,7 +97,7 @@ class ModelScorer:
     ) -> Shown | None:
         """None where it cannot be shown; that is noted for all who ask."""
         if self.blind:
-            return Shown((), evidence.until_s)
+            return self.footage.nothing(evidence.until_s)
         try:
             shown = self.footage.shown(evidence, variant)
             self._check_length(shown, evidence.source)
@@ -243,7 +243,8 @@ def named_errors(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 def item_row(item: Item, variant: str, numbers: Numbers, error: str) -> dict[str, Any]:
     """One answer. `score` is by `rule`, the registered one; `scores` by every rule; None and an
-    `error` where the item could not be asked or the answer is no number."""
+    `error` where the item could not be asked or the answer is no number. Numeric items have
+    `constants`: what each number would get that is offered."""
     row: dict[str, Any] = {
         "id": item.id,
         "family": item.family,
@@ -271,6 +272,8 @@ def item_row(item: Item, variant: str, numbers: Numbers, error: str) -> dict[str
         return row | {"error": str(wrong)}
     first = grades[row["rule"]]
     scores = {rule: g.score for rule, g in grades.items()}
+    if item.score == "numeric":
+        row["constants"] = constant_scores(item)
     return row | {"score": first.score, "tied": first.tied, "scores": scores, "numbers": numbers}
 
 

@@ -3,7 +3,8 @@ model and of the baselines beside it. Out: the plain dict of results.json.
 
 A row (plain types, a line of per_item.jsonl) has: id, family, variant, cluster, group, chance,
 score (0 to 1; None where the item could not be asked), tied, error ("" or why it could not be
-asked), numbers (what was said, by rule).
+asked), numbers (what was said, by rule), and, of numeric items, constants (what each number would
+get that is offered).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpredict.probes import stats
+from mmpredict.probes.grading import best_constant
 
 Row = Mapping[str, Any]
 ALPHA = 0.05
+CONSTANT = "best constant"
 
 
 def summarise(rows: Sequence[Row], baselines: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
@@ -70,8 +73,19 @@ def _entry(rows: Sequence[Row], others: Mapping[str, Mapping[str, Row]]) -> dict
         "rules": _rules(asked),
         **_groups(asked),
     }
-    entry["baselines"] = {name: _beside(asked, theirs) for name, theirs in others.items()}
+    beside = {name: _beside(asked, theirs) for name, theirs in others.items()}
+    entry["baselines"] = _constant(asked) | beside
     return entry
+
+
+def _constant(rows: Sequence[Row]) -> dict[str, Any]:
+    """Of numbers, the one that is best over these very items, always said. A guess among them is
+    worse: to beat that alone is to know which numbers are common."""
+    if not all("constants" in row for row in rows):
+        return {}
+    scores = best_constant([row["constants"] for row in rows])
+    said = {r["id"]: {"score": score} for r, score in zip(rows, scores, strict=True)}
+    return {CONSTANT: _beside(rows, said)}
 
 
 def _rules(rows: Sequence[Row]) -> dict[str, float]:
@@ -174,6 +188,8 @@ def claim(entry: Mapping[str, Any]) -> str:
         if beside["n"]:
             more = beside["interval"][0] > 0 and beside["p_adjusted"] < ALPHA
             (beaten if more else level).append(name)
+    if CONSTANT in level:
+        return "not above saying one number always"
     if level:
         return f"above chance, not above {', '.join(level)}"
     return f"above chance and {', '.join(beaten)}" if beaten else "above chance"

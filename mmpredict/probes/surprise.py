@@ -77,7 +77,7 @@ def curves(
     found: list[list[Curve]] = [[] for _ in clips]
     for tokens in clips[0].streams:
         spec = predictor.layout[tokens.modality]
-        if spec.is_discrete:
+        if spec.is_discrete or tokens.modality in clips[0].blank:
             continue
         times_M, row_M = _times_and_rows(batch, spec)
         chosen_M = predictor.has_previous(batch, spec.modality).cpu()

@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+NOTES = {
+    "best constant": "the one number that is best over these very items, always said",
+    "own majority": "knows how often each answer is right among these very items; more than "
+    "anybody who has not seen their answers can know, and of small files far more",
+}
+
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Tables of all variants, under a head that says what was measured."""
@@ -16,7 +22,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines = [f"Suite {head['suite']} ({head['suite_sha'][:12]}), world {head['world_version']}, "]
     lines[0] += f"{head['model']}"
     for variant, found in results["variants"].items():
-        lines += ["", f"### Evidence: {variant}", "", *_table(found["families"]), ""]
+        families = found["families"]
+        lines += ["", f"### Evidence: {variant}", "", *_table(families), ""]
+        lines += [f"{name}: {note}." for name, note in notes(families)]
         if found["macro"] is not None:
             estimate, low, high = found["macro"]
             lines += [
@@ -32,6 +40,11 @@ def _table(families: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows += [[f, *cells(entry, names), entry["claim"]] for f, entry in families.items()]
     rule = ["---", *("---:" for _ in rows[0][1:-1]), "---"]
     return ["| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:])]
+
+
+def notes(families: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What must be known of baselines that have seen the answers."""
+    return [(name, NOTES[name]) for name in baseline_names(families) if name in NOTES]
 
 
 def baseline_names(families: Mapping[str, Mapping[str, Any]]) -> list[str]:

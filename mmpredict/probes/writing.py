@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-OWN_BASELINES = ("majority", "blind", "untrained")  # the others are checkpoints of a user
+# The others are checkpoints of a user.
+OWN_BASELINES = ("majority", "own majority", "blind", "untrained")
 LINE_EVERY_S = 20.0  # of progress, where nobody looks at a terminal
 
 

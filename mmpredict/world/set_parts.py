@@ -28,8 +28,9 @@ _SCREENS_Z = (2.3, 2.85, 3.4)  # before each lane
 _SHADOW = 0.66  # half the width of a shadow as a share of the width of its object
 _EDGE = 0.04  # what is hidden ends so far inside of the screen's edge, as a share of its depth:
 # more than a pixel of a picture of 32 pixels
+_TIP_EDGE = 0.055  # the same of a cone's tip, which is drawn softer than other edges
 _RIM = 0.18  # the far rim of a cup is seen so much above its top, as a share of its width
-_SAME_M = 0.002
+_SAME_M = 5e-5  # in a picture of 96 pixels: half a grey level at the sharpest edge
 _TRIES = 30  # for each bystander, before all is laid out anew
 _PX = 64
 
@@ -63,7 +64,7 @@ def exchanged(a: Stage, b: Stage, *swaps_s: float) -> tuple[Take, Take, Take, Ta
     """
     same = [one == two for one, two in zip(a.objects, b.objects, strict=False)]
     shared = (same + [False]).index(False)
-    paths = [played(stage).state_KN6[:, :shared, :2] for stage in (a, b)]
+    paths = [played(stage).state_KN6[:, :shared, :3] for stage in (a, b)]
     need(not shared or np.abs(paths[0] - paths[1]).max() < _SAME_M, "a bystander would jump")
     return (
         Take(a, ""),
@@ -171,7 +172,8 @@ def cover(*specs: ObjectSpec, spare: float = 0.0, over: float = 0.0) -> Cover:
     spans = [_span(spec, spec.x, z) for spec in specs]
     left, right = min(low for low, _ in spans), max(high for _, high in spans)
     top = max(spec.top + _RIM * spec.width * (spec.shape == "cup") for spec in specs)
-    height = EYE_HEIGHT + (top - EYE_HEIGHT) * z / specs[0].z + _EDGE * z + over
+    edge = _TIP_EDGE if any(spec.shape == "cone" for spec in specs) else _EDGE
+    height = EYE_HEIGHT + (top - EYE_HEIGHT) * z / specs[0].z + edge * z + over
     x, width = (left + right) / 2, right - left + spare
     need(abs(x) + width / 2 < z / 2 and height < 1.9, "the screen leaves the picture")
     return Cover(x, z, width, height)
@@ -225,9 +227,17 @@ def highest(lane: int) -> float:
     return EYE_HEIGHT + 0.26 * LANES_Z[lane]
 
 
-def tossed(cast: Casting, spec: ObjectSpec, lands_s: float, ground: float = 0.0) -> ObjectSpec:
-    """In the air at time 0, with the speed that lets it come down to `ground` at this time."""
-    height = cast.between(0.3, 1.1)
+def tossed(
+    cast: Casting,
+    spec: ObjectSpec,
+    lands_s: float,
+    ground: float = 0.0,
+    height: float | None = None,
+) -> ObjectSpec:
+    """In the air at time 0, with the speed that lets it come down to `ground` at this time; at a
+    height (m above the ground) that is drawn, or given."""
+    if height is None:
+        height = cast.between(0.3, 1.1)
     vy = 0.5 * GRAVITY * lands_s - height / lands_s
     peak = ground + height + max(vy, 0.0) ** 2 / (2 * GRAVITY)
     need(peak + spec.height < highest(spec.lane), "too high")

@@ -4,10 +4,16 @@ In: a kind and a seed. Out: takes, which of them are possible, and the moment up
 the same start are alike, bit for bit. Every start and every end (every picture and every sound, for
 the video and for the sound) occurs as often in a possible take as in an impossible one, so that
 nothing but their connection tells: the quadruplets of IntPhys (Riochet et al. 2018). What a screen
-hides when the world is swapped shows in no pixel by more than one grey level (the painter rounds
-what is under the screen, too). Where the law
-itself forbids that (both are plain to see: something solid and what goes through it), the plot says
-what is matched instead.
+hides when the world is swapped shows in no pixel by more than one grey level: the painter rounds
+what is under the screen, too, and where bystanders meet, whose last digits then differ, a draw in
+which they would be more than _SAME_M apart is refused.
+
+In full view the law itself forbids that (something solid and what goes through it are both plain to
+see), and the plot says what is matched instead. There mere change tells, too: a jump is a change,
+and where the target moves alike in possible and impossible takes, it passes before a block or a
+support in the impossible ones only, whose contrast with it is not that of the wall. So these sets
+measure whether a model is surprised by what is odd, not what it knows; the audit reports them
+apart, and what is known is measured out of sight.
 """
 
 from __future__ import annotations

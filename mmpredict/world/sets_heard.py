@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .families import Casting
+from .families import Casting, DoesNotFit
 from .physics import wall_x
 from .set_parts import (
     MARGIN_S,
@@ -22,15 +22,18 @@ from .set_parts import (
     tossed,
     with_bystanders,
 )
-from .stage import FLOOR, LANES_Z, MATERIALS, ObjectSpec, ScreenSpec, Stage
-from .take import Resound, Take
+from .stage import FLOOR, GRAVITY, LANES_Z, MATERIALS, ObjectSpec, ScreenSpec, Stage
+from .take import Take
 from .truth import Event, read_history
 
-LATE_S = 0.2  # how late the sound of an impact is
+LATE_S = 0.2  # how much later the second impact is, and is heard
 OFFSET_S = (0.2, 0.3)  # between what is seen and what is heard, to either side
 _LOW_M = 0.35  # height of the things that a low screen would hide
 _LOUD = 0.8  # m/s: change of speed from which an impact is plain to hear
 _APART_S = 0.3  # between two impacts that are heard apart
+_SAME_S = 0.006  # impacts so near are at the same moment: less than a fifth of a chunk of sound
+_CORRECTIONS = 4
+_LOWEST_M, _HIGHEST_M = 0.15, 1.5  # of a toss
 
 
 def sound_dir(cast: Casting, occluded: bool, variant: int) -> Draft:
@@ -82,42 +85,68 @@ def _heard_crosswise(a: Stage, b: Stage, condition: dict[str, str | float | bool
 
 
 def sound_event(cast: Casting, occluded: bool, variant: int) -> Draft:
-    """A bounce sounds of what the thing is made of, and when it happens.
+    """A second bounce sounds of what the thing is made of, and when it happens.
 
-    Of one material (A) or another (B), a thing bounces twice. The first bounce tells the material.
-    Material: the second one sounds of that or of the other material, so that each material is heard
-    after the cut as often in possible takes as in impossible ones. Late: it comes LATE_S too late;
-    here a late sound itself is the difference, and what is matched is all else.
+    Material: of one (A) or another (B), a thing bounces twice, the second time at the same moment;
+    the first bounce tells the material. Late: of one material, it comes down the second time LATE_S
+    earlier or later. From the second bounce on is heard what is heard of A or of B, to the sample:
+    when, how loud and of what is the same in possible takes as in impossible ones.
     """
     plot = ("material", "late")[variant % 2]
     lane = cast.lane()
-    spec = tossed(cast, cast.thing(lane, "ball"), cast.between(0.3, 0.6))
-    spec = replace(spec, x=cast.between(-0.6, 0.6) * wall_x(LANES_Z[lane]))
     first, second = (MATERIALS[int(k)] for k in cast.rng.permutation(len(MATERIALS))[:2])
-    one, two = (replace(spec, material=material) for material in (first, second))
-    others = bystanders(cast, one, still=1.0)
+    if plot == "late":
+        second = first
+    lands_s = cast.between(0.3, 0.6)
+    spec = replace(tossed(cast, cast.thing(lane, "ball"), lands_s), material=first)
+    spec = replace(spec, x=cast.between(-0.6, 0.6) * wall_x(LANES_Z[lane]))
+    others = bystanders(cast, spec, still=1.0)
     screens = (_low_screen(spec),) if occluded else ()
-    a, b = (with_bystanders(behind(screens, s), others) for s in (one, two))
-    (a_take, a_cut_s), (b_take, b_cut_s) = (
-        _second_changed(stage, other if plot == "material" else "")
-        for stage, other in ((a, second), (b, first))
+    a = with_bystanders(behind(screens, spec), others)
+    shift_s = LATE_S * cast.side() if plot == "late" else 0.0
+    second_s = _bounces(a)[1] + shift_s
+    b = _bouncing_at(cast, a, replace(spec, material=second), (lands_s, second_s))
+    from_s = min(_bounces(a)[1], _bounces(b)[1]) - MARGIN_S
+    takes = (
+        Take(a, ""),
+        Take(a, "", other=b, heard="other", heard_from_s=from_s),
+        Take(b, "", other=a, heard="other", heard_from_s=from_s),
+        Take(b, ""),
     )
-    takes = (Take(a, ""), a_take, b_take, Take(b, ""))
     condition = {"plot": plot, "material": first, "other_material": second}
-    return Draft(takes, min(a_cut_s, b_cut_s), len(others), condition)
+    return Draft(takes, from_s, len(others), condition)
 
 
-def _second_changed(stage: Stage, material: str) -> tuple[Take, float]:
-    """The stage with its second bounce, and what follows, of another material; or ("") late."""
+def _bouncing_at(
+    cast: Casting, stage: Stage, spec: ObjectSpec, times_s: tuple[float, float]
+) -> Stage:
+    """The stage with another last object that comes down at about the first of these times and at
+    the second one: it is tossed so high that the bounce takes so long."""
+    lands_s, second_s = times_s
+    # The longer the way down, the faster it comes, the longer the bounce: in proportion.
+    for _ in range(_CORRECTIONS):
+        height = spec.y - spec.foot
+        need(_LOWEST_M < height < _HIGHEST_M, "too low or too high")
+        spec = tossed(cast, spec, lands_s, height=height)
+        now = replace(stage, objects=(*stage.objects[:-1], spec))
+        found = _bounces(now)
+        if abs(found[1] - second_s) < _SAME_S:
+            return now
+        speed = height / lands_s + 0.5 * GRAVITY * lands_s
+        speed *= (second_s - found[0]) / (found[1] - found[0])
+        spec = replace(spec, y=spec.foot + speed * lands_s - 0.5 * GRAVITY * lands_s**2)
+    raise DoesNotFit("no toss that bounces then")
+
+
+def _bounces(stage: Stage) -> tuple[float, float]:
+    """When the last object bounces for the first and for the second time, in sight and heard."""
     target = len(stage.objects) - 1
     strikes = _strikes(stage, target)
     need(len(strikes) >= 2, "no two bounces")
-    times = [event.time_s for _, event in strikes]
-    need(times[1] - times[0] > _APART_S and times[1] < stage.seconds - 0.4, "not apart")
-    need_seen(stage, target, 0.0, times[1], 5, 0.6)
-    change = {"material": material} if material else {"delay_s": LATE_S}
-    sounds = tuple(Resound(number, **change) for number, _ in strikes[1:])
-    return Take(stage, "", sounds=sounds), times[1] - MARGIN_S
+    first_s, second_s = (event.time_s for _, event in strikes[:2])
+    need(second_s - first_s > _APART_S and second_s < stage.seconds - 0.4, "not apart")
+    need_seen(stage, target, 0.0, second_s, 5, 0.6)
+    return first_s, second_s
 
 
 def _low_screen(spec: ObjectSpec) -> ScreenSpec:

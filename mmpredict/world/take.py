@@ -2,8 +2,8 @@
 
 In: a stage, and what is changed against the laws while it plays. Out: a Recording. Three kinds of
 change: breaches act inside of the physics; a second stage takes the place of the first at swaps, or
-lends it its sound; and single sounds are changed. A thing that takes another colour or shape is a
-swap for a stage on which it has that.
+lends it its sound, or its sounds from a moment on; and single sounds are changed. A thing that
+takes another colour or shape is a swap for a stage on which it has that.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Take:
         breaches: of the laws, on `stage`.
         other: a second stage, where the laws hold.
         swaps_s: at each of these times the world is swapped for the other one, and back.
-        heard: "other": the whole sound is that of the other stage; "own": that of what is seen.
+        heard: "other": the sound is that of the other stage; "own": that of what is seen.
+        heard_from_s: of the sound of the other stage, only what begins from here on; 0: all.
         sounds: which sounds are changed.
         knocks: which sounds are added.
         ears: "swapped" exchanges them, "mono" gives both the mean.
@@ -83,6 +84,7 @@ class Take:
     other: Stage | None = None
     swaps_s: tuple[float, ...] = ()
     heard: Literal["own", "other"] = "own"
+    heard_from_s: float = 0.0
     sounds: tuple[Resound, ...] = ()
     knocks: tuple[Knock, ...] = ()
     ears: Literal["own", "swapped", "mono"] = "own"
@@ -96,6 +98,11 @@ class Take:
             )
         if (self.other is None) == bool(self.swaps_s or self.heard == "other"):
             raise ValueError("a second stage goes with swaps_s or heard='other', and they with it")
+        if self.heard_from_s and (self.heard != "other" or self.swaps_s or self.heard_from_s < 0):
+            raise ValueError(
+                f"heard_from_s={self.heard_from_s} is above 0 and goes with heard='other', not "
+                "with swaps_s"
+            )
         if self.other is not None and self.other.seconds != self.stage.seconds:
             raise ValueError(f"stages of {self.stage.seconds} s and {self.other.seconds} s")
         if list(self.swaps_s) != sorted(set(self.swaps_s)):
@@ -145,7 +152,7 @@ class Take:
         motion = simulate(self.stage, *self.breaches)
         history = read_history(self.stage, motion)
         play = Play(self.stage, motion, history)
-        if not self.sounds and not self.knocks:
+        if not self.sounds and not self.knocks and not self.heard_from_s:
             return play
         events, voices = list(history.events), []
         for change in self.sounds:
@@ -155,13 +162,28 @@ class Take:
                 event = replace(event, a=len(self.stage.objects) + len(voices) - 1)
             events[change.event] = event
         events += [_knock_event(play, knock) for knock in self.knocks]
+        if self.heard_from_s:
+            events = [event for event in events if event.time_s < self.heard_from_s]
+            for event in self._others_sounds():
+                first = len(self.stage.objects) + len(voices)
+                struck = [n for n in (event.a, event.b) if n >= 0]
+                voices += [self.other.objects[n] for n in struck]
+                b = first + 1 if event.b >= 0 else event.b
+                events.append(replace(event, a=first, b=b))
         return replace(play, sounding=tuple(events), voices=tuple(voices))
+
+    def _others_sounds(self) -> list[Event]:
+        """What sounds on the other stage from `heard_from_s` on."""
+        history = read_history(self.other, simulate(self.other))
+        return [e for e in history.events if e.impulse > 0 and e.time_s >= self.heard_from_s]
 
     def _film(self, play: Play, film: Film) -> Recording:
         condition = Condition(seconds=play.stage.seconds, speech="none")
         return film_play(play, film, condition, self.key, f"take/{self.family}/{self.key}")
 
     def _with_other(self, recording: Recording, film: Film) -> Recording:
+        if self.heard_from_s:
+            return recording  # only its sounds are of the other one: see `_play`
         motion = simulate(self.other)
         play = Play(self.other, motion, read_history(self.other, motion))
         two = self._film(play, film)

@@ -7,11 +7,15 @@ from dataclasses import replace
 import pytest
 
 from mmpredict.probes.audit import audit, run_audit
-from mmpredict.probes.audit_gate import Gate, gate_scores
+from mmpredict.probes.audit_gate import GATE, Gate, gate_scores
 from mmpredict.probes.audit_marks import position_p, repeated, state_hash
 from mmpredict.probes.audit_text import blind_scores
+from mmpredict.probes.audit_views import state, told, told_places
+from mmpredict.probes.families import sounds, words
+from mmpredict.probes.families.draft import finish
 from mmpredict.probes.items import Evidence, Item, Suite
 from mmpredict.probes.suites import build_suite, supervised_split
+from mmpredict.world import matched_set
 
 
 def _items(count: int, leak: str = "") -> list[Item]:
@@ -83,13 +87,60 @@ def test_the_verb_writes_its_table(tmp_path, capsys) -> None:
     assert "| words | left_right |" in (tmp_path / "audit.md").read_text()
 
 
-@pytest.mark.parametrize("view", ["state", "pixels"])
-def test_the_gate_learns_from_what_is_shown(view: str) -> None:
+@pytest.mark.parametrize("view", ["state", pytest.param("pixels", marks=pytest.mark.slow)])
+def test_the_gate_asks_every_kind_of_item(view: str) -> None:
     """At a toy cost it need not pass, but it must run for every kind of evidence."""
-    learn = supervised_split("smoke", scenes=5)
-    gate = Gate(view, ("left_right", "which_hit"), steps=3, dim=16)
-    found = gate_scores(learn, learn, gate)
-    assert set(found) == {"left_right", "which_hit"}
-    assert all(0 <= score <= 1 and count > 0 for score, count in found.values())
+    learn = supervised_split("smoke", scenes=5, even=True)
+    families = ("left_right", "distance", "which_hit", "caption_minpair", "permanence_voe")
+    found = gate_scores(learn, learn, Gate(view, (*families, "text_transfer"), steps=3, dim=16))
+    assert set(found) == {*families, *(["text_transfer"] if view == "state" else [])}
+    for family, (score, count) in found.items():
+        assert count == sum(item.family == family for item in learn.items)
+        assert 0 <= score <= 1
+
+
+@pytest.mark.slow
+def test_the_gate_learns_what_can_be_had_and_nothing_else() -> None:
+    """What is heard is learnt; by the answers of other scenes the same reader is judged wrong."""
+    learn, gate = _knocks("train", 9), Gate(steps=150, dim=48)
+    assert gate_scores(learn, learn, gate)["sound_event"][0] > GATE
+    turned = [replace(i, answer=(i.answer + k // 2) % 3) for k, i in enumerate(learn.items)]
+    judge = replace(learn, items=tuple(turned))
+    assert gate_scores(learn, judge, gate)["sound_event"][0] < 0.6
+
+
+def _knocks(split: str, count: int) -> Suite:
+    shots = [shot for k in range(count) for shot in sounds.build_knock(k, split, 1)]
+    items = finish([draft for shot in shots for draft in sounds.sound_event(shot)], split)
+    return Suite("knocks", tuple(items), {shot.source: shot.take for shot in shots})
+
+
+def test_a_view_that_does_not_exist_is_named() -> None:
     with pytest.raises(ValueError, match="view='smell'"):
         Gate("smell")
+
+
+def test_what_is_told_is_solved_into_places() -> None:
+    """In any order of the lines; the answer of every chain follows from its places."""
+    drafts = [draft for k in range(20) for draft in words.text_transfer(k, "dev", 0)]
+    for item in finish(drafts, "dev"):
+        places = told_places(item.evidence[0].told)
+        a, b = sorted(places, key=lambda name: _asked_at(item.question, name))[:2]
+        if f"of the {a} is" in item.question or f"from the {a} on" in item.question:
+            a, b = b, a
+        dx, dy = (places[a][k] - places[b][k] for k in (0, 1))
+        way = ("right" if dx > 0 else "left") if dx else ("above" if dy > 0 else "below")
+        assert item.choices[item.answer] == way
+    with pytest.raises(ValueError, match="green cup"):
+        told(("the red ball is above the blue box", "the tin cone is left of the green cup"))
+
+
+def _asked_at(question: str, name: str) -> int:
+    return question.index(name) if name in question else len(question)
+
+
+def test_the_state_says_what_is_heard() -> None:
+    """The sound of another stage, in the place of what is seen."""
+    takes = matched_set("sound_dir", 3).takes
+    heard = [state(take, None).tokens_EX[-1] for take in takes]
+    assert heard[0][-5] == heard[2][-5] == -heard[1][-5] == -heard[3][-5] != 0

@@ -8,10 +8,17 @@ import torch
 from mmpredict.model.fast_weights import FastWeightsConfig
 from mmpredict.objectives import token_nll
 from mmpredict.probes import likelihood
-from mmpredict.probes.evidence import Footage, Shown, question_and_answer, spoken, words
+from mmpredict.probes.evidence import (
+    Footage,
+    Shown,
+    question_and_answer,
+    spoken,
+    with_background,
+    words,
+)
 from mmpredict.probes.items import Evidence
 from mmpredict.probes.likelihood import Ask, Likelihood
-from mmpredict.schema import Modality
+from mmpredict.schema import Modality, Tokens
 from mmpredict.sequence import interleave
 from tests.generate.small import make_model
 from tests.probes.small_suite import take
@@ -42,17 +49,23 @@ def shown_in(codecs, variant: str) -> Shown:
     return footage.shown(told, variant if timed else "text")
 
 
+def joined(parts: list[Tokens]) -> Tokens:
+    contents, end_s = (torch.cat([getattr(t, n) for t in parts]) for n in ("contents", "end_s"))
+    return Tokens(parts[0].modality, contents, end_s)
+
+
 def from_forward(model, codecs, shown: Shown, question: str, statement: str) -> float:
     """log P of a statement by the path of the training: the whole row at once."""
     asked, said = question_and_answer(shown, question, statement)
     told = [t for t in shown.streams if t.modality == Modality.TEXT]
     others = [t for t in shown.streams if t.modality != Modality.TEXT]
     tokens = words(codecs, [*asked, said])
-    if told:
-        join = {n: torch.cat([getattr(told[0], n), getattr(tokens, n)]) for n in ("contents",)}
-        ends = torch.cat([told[0].end_s, tokens.end_s])
-        tokens = type(tokens)(Modality.TEXT, join["contents"], ends)
-    row = interleave([*others, tokens], codecs.layout)
+    if shown.background is not None:
+        more = shown.background.after(shown.streams, shown.end_s, float(tokens.end_s[-1]))
+        before = [t for t in others if t.modality == more.modality]
+        others = [t for t in others if t.modality != more.modality]
+        others.append(joined([*before, more]))
+    row = interleave([*others, joined([*told, tokens])], codecs.layout)
     with torch.no_grad():
         prediction = model(row).streams[Modality.TEXT]
     count = len(words(codecs, [said]).contents)
@@ -60,7 +73,9 @@ def from_forward(model, codecs, shown: Shown, question: str, statement: str) -> 
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("variant", ["video+audio", "text", "told without times", "nothing"])
+@pytest.mark.parametrize(
+    "variant", ["video+audio", "video", "text", "told without times", "nothing"]
+)
 def test_equal_to_forward_on_the_whole_row(settings, variant):
     model, codecs = make_model("audio", "video", "text", **settings)
     shown = shown_in(codecs, variant)
@@ -91,7 +106,8 @@ def test_evidence_and_question_matter():
     model, codecs = make_model("video", "text")
     likelihoods, shown = Likelihood(model, codecs), shown_in(codecs, "video")
     with_both = likelihoods.said(shown, [Ask("where?", ("left",))])[0][0].log_p
-    without = likelihoods.said(Shown((), shown.end_s), [Ask("where?", ("left",))])[0][0].log_p
+    nothing = Footage({}, codecs).nothing(shown.end_s)
+    without = likelihoods.said(nothing, [Ask("where?", ("left",))])[0][0].log_p
     unasked = likelihoods.said(shown, [Ask("", ("left",))])[0][0].log_p
     assert len({round(x, 3) for x in (with_both, without, unasked)}) == 3
 
@@ -104,16 +120,17 @@ def test_rules_and_which_of_them_counts():
     said = asker.said(shown, [Ask("", ("a", "the"))])[0]
     per_token = [said[0].log_p / 2, said[1].log_p / 4]
     assert differ["per_token"] == pytest.approx(per_token)
-    neutral = [asker.neutral(s, timed=True).log_p for s in ("a", "the")]
+    neutral = [asker.neutral(s, shown).log_p for s in ("a", "the")]
     assert differ["pmi"] == pytest.approx([s.log_p - n for s, n in zip(said, neutral, strict=True)])
 
 
-@pytest.mark.parametrize("timed", [True, False])
-def test_the_neutral_prompt_stands_in_place_of_evidence_and_question(timed):
+@pytest.mark.parametrize("variant", ["video", "told without times"])
+def test_the_neutral_prompt_stands_in_place_of_evidence_and_question(variant):
     model, codecs = make_model("video", "text")
-    (piece,) = spoken([likelihood.NEUTRAL], 0.0 if timed else None)
-    shown = Shown((words(codecs, [piece]),), piece.end_s)
-    want = from_forward(model, codecs, shown, "", "left")
+    asked = shown_in(codecs, variant)
+    (piece,) = spoken([likelihood.NEUTRAL], None if asked.end_s is None else 0.0)
+    neutral = with_background((words(codecs, [piece]),), piece.end_s, asked.background)
+    want = from_forward(model, codecs, neutral, "", "left")
     asker = Likelihood(model, codecs)
-    assert asker.neutral("left", timed=timed).log_p == pytest.approx(want, abs=1e-4)
-    assert asker.neutral("left", timed=timed) is asker.neutral("left", timed=timed)
+    assert asker.neutral("left", asked).log_p == pytest.approx(want, abs=1e-4)
+    assert asker.neutral("left", asked) is asker.neutral("left", asked)

@@ -46,6 +46,32 @@ def test_above_chance_but_no_better_than_pixels():
     assert found["claim"] == "above chance, not above pixels"
 
 
+def numbers(right_when: str) -> list:
+    """Items whose number is 2 in three of four; who is asked is right where it is that."""
+    worth = {"2": {"1": 0.0, "2": 1.0, "4": 0.3}, "4": {"1": 0.0, "2": 0.0, "4": 1.0}}
+    found = []
+    for n, row in enumerate(rows(0.5, family="distance")):
+        truth = "4" if n // 2 % 4 == 0 else "2"
+        constants = worth[truth]
+        score = 1.0 if truth in right_when else constants["2"]
+        chance = sum(constants.values()) / 3
+        found.append(row | {"score": score, "chance": chance, "constants": constants})
+    return found
+
+
+def test_a_number_always_said_is_no_knowledge_though_it_beats_a_guess():
+    found = entry(summarise(numbers("2"), {"majority": numbers("")}), "distance")
+    assert found["interval"][0] > found["chance"]
+    assert found["baselines"]["best constant"]["score"] == found["score"] == 0.75
+    assert found["claim"] == "not above saying one number always"
+
+
+def test_numbers_that_are_known_beat_the_best_constant():
+    found = entry(summarise(numbers("2 4"), {}), "distance")
+    assert found["claim"] == "above chance and best constant"
+    assert "best constant" not in entry(summarise(rows(0.9), {}))["baselines"]
+
+
 def test_below_chance_is_said():
     assert entry(summarise(rows(0.2), {}))["claim"] == "below chance"
 

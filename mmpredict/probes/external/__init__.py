@@ -6,6 +6,7 @@ The adapters were tested on small synthetic folders in the published layout, not
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -71,4 +72,5 @@ def load_bench(name: str, root: str | Path) -> Bench:
     found = BENCHES[bench].load(Path(root), part)
     if not (found.suite.items or found.unlabelled or found.readout or found.continuations):
         raise BenchError(f"{root} has nothing of {bench} that belongs to the part {part!r}")
-    return found
+    unlabelled = found.unlabelled and replace(found.unlabelled, root=str(Path(root)))
+    return replace(found, suite=replace(found.suite, root=str(Path(root))), unlabelled=unlabelled)

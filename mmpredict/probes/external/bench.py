@@ -19,6 +19,7 @@ from mmpredict.probes.items import Files, Item, Suite
 from mmpredict.schema import UserError
 
 Answers = Mapping[str, Sequence[float]]  # item id -> numbers
+Scores = Mapping[str, Sequence[float]]  # source of a readout -> a number per class
 Metric = Callable[[Sequence[Item], Answers], dict[str, float]]
 
 
@@ -36,12 +37,20 @@ class Readout:
         split: "train" or "test" of each source.
         classes: how many there are.
         group: what is trained separately (the scenarios of Physion); "" where nothing is.
+        several: whether a source may show several classes at once.
+        remedy: where more training clips are to be had.
     """
 
     labels: Mapping[str, tuple[int, ...]]
     split: Mapping[str, str]
     classes: int
     group: Mapping[str, str] = field(default_factory=dict)
+    several: bool = False
+    remedy: str = ""
+
+    def with_labels(self, labels: Mapping[str, tuple[int, ...]]) -> Readout:
+        """The same of other labels, or of fewer sources."""
+        return replace(self, labels=labels)
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,14 @@ class Continuation:
         source: what is given, a name in the suite's sources.
         seconds: length of what is generated.
         prompt: description, for models that read one.
+        fps: frames per second at which it is handed in.
     """
 
     file: str
     source: str
     seconds: float
     prompt: str = ""
+    fps: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ class Bench:
             exported, and are never graded.
         exports: by name, writers of what the authors' own tools or servers read.
         readout: labels for frozen probes, or None.
+        readout_metric: the published metric of a readout's scores of the test sources by class.
         training_refused: why no probe may be trained on these data; "" where one may.
         continuations: videos to generate.
         judge: score of a folder of generated videos.
@@ -90,6 +102,7 @@ class Bench:
         default_factory=dict
     )
     readout: Readout | None = None
+    readout_metric: Callable[[Bench, Scores], dict[str, float]] | None = None
     training_refused: str = ""
     continuations: tuple[Continuation, ...] = ()
     judge: Callable[[Path], dict[str, float]] | None = None
@@ -98,6 +111,12 @@ class Bench:
     def asked(self) -> tuple[Item, ...]:
         """Items whose files are there: those to ask."""
         return tuple(item for item in self.suite.items if item.id not in self.faults)
+
+    @property
+    def handed_in(self) -> Suite:
+        """What an export holds the answers to: items without labels, if the folder has any."""
+        secret = self.unlabelled
+        return secret if secret is not None and secret.items else self.suite
 
     def score(self, answers: Answers, faults: Mapping[str, str] | None = None) -> dict[str, float]:
         """The published metric, with `items` and `data_errors` beside it.
@@ -170,6 +189,24 @@ class Bench:
         if self.readout is None:
             raise BenchError(f"{self.name} has no labels for a probe; it is asked zero-shot")
         return self.readout
+
+    def score_readout(self, scores: Scores, faults: Mapping[str, str]) -> dict[str, float]:
+        """The published metric of a trained readout.
+
+        Args:
+            scores: of the test sources.
+            faults: sources that could not be shown; those of the test count as wrong.
+        """
+        labels = self.labels_for_training()
+        values = [v for row in scores.values() for v in row] or [0.0]
+        low, high = min(values) - 1, max(values) + 1
+        lost = [n for n, part in labels.split.items() if part == "test" and n in faults]
+        wrong = {
+            name: [low if k in labels.labels[name] else high for k in range(labels.classes)]
+            for name in lost
+        }
+        found = self.readout_metric(self, {**scores, **wrong})
+        return {**found, "data_errors": found.get("data_errors", 0) + len(lost)}
 
     def examined(self) -> Bench:
         """With the faults that a glance at every file's header shows."""

@@ -12,6 +12,7 @@ are actions_present and the places; the 301 orders are for a readout of frozen f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from mmpredict.probes.external.agreement import average_precision
@@ -72,8 +73,9 @@ def load(root: Path, part: str = "") -> Bench:
         Suite(f"cater-{task}", tuple(items), sources),
         metric,
         faults_of(items, missing_files(sources)),
-        () if items else (f"{task} is not asked zero-shot; use the readout",),
-        readout=Readout(labels, split, CLASSES[task]),
+        () if items else (f"{task} is not asked zero-shot; use the readout (--readout)",),
+        readout=Readout(labels, split, CLASSES[task], several=task not in SIDES),
+        readout_metric=partial(readout_score, places_side=SIDES.get(task, 0)),
     )
 
 

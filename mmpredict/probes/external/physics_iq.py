@@ -84,7 +84,7 @@ def load(root: Path, part: str = "") -> Bench:
             raise BenchError(f"{table}: {row['scenario']} has no conditioning video {number}_*.mp4")
         sources[number] = Files(video=str(given[number]))
         name = row["generated_video_name"]
-        tasks.append(Continuation(name, number, float(SECONDS), row["description"]))
+        tasks.append(Continuation(name, number, float(SECONDS), row["description"], FPS))
     if not tasks:
         raise BenchError(f"{table} has no take-1 of {part or 'any category'}")
     names = {task.source for task in tasks}

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mmpredict.probes.external.agreement import cohens_kappa
@@ -24,19 +23,18 @@ from mmpredict.probes.external.bench import (
     Bench,
     BenchError,
     Readout,
+    Scores,
     grades,
     mean_of,
     means_by,
 )
+from mmpredict.probes.external.readout import fitted_scores
 from mmpredict.probes.external.tables import columns_of, listing, need_folder, read_rows
 from mmpredict.probes.items import Evidence, Files, Item, Suite
-from mmpredict.probes.readouts import logistic
 
 SCENARIOS = ("collide", "contain", "dominoes", "drape", "drop", "link", "roll", "support")
 QUESTION = "Will the red object touch the yellow one?"
 MARKS = {"true": True, "1": True, "false": False, "0": False}
-HELD_OUT = 5  # every fifth readout clip chooses the penalty
-LEAST = 4  # readout clips of each outcome
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,9 @@ def load(root: Path, part: str = "") -> Bench:
             {name: "test" if name in test else "train" for name in known},
             2,
             known,
+            remedy="put those of PhysionTrain-Readout into its folder, with readout_labels.csv",
         ),
+        readout_metric=readout_score,
     )
 
 
@@ -121,48 +121,13 @@ def readout(bench: Bench, features: Mapping[str, Tensor]) -> dict[str, float]:
         BenchError: features are missing, or a scenario has no readout clips of both kinds.
     """
     labels = bench.labels_for_training()
-    lacks = sorted(set(labels.labels) - set(features))
-    if lacks:
-        raise BenchError(f"physion: {len(lacks)} clips have no features, first {lacks[0]!r}")
-    numbers: dict[str, tuple[float, float]] = {}
-    for scenario in dict.fromkeys(labels.group.values()):
-        names = [name for name in labels.labels if labels.group[name] == scenario]
-        train = [name for name in names if labels.split[name] == "train"]
-        test = [name for name in names if labels.split[name] == "test"]
-        truth = torch.tensor([labels.labels[name][0] for name in train])
-        least = min(int((truth == kind).sum()) for kind in (0, 1))
-        if least < LEAST:
-            raise BenchError(
-                f"physion: {scenario} has {len(train)} readout clips, needs {LEAST} of each "
-                "outcome: put those of PhysionTrain-Readout into its folder, with "
-                "readout_labels.csv"
-            )
-        logits = read_out(
-            torch.stack([features[name] for name in train]).float(),
-            truth,
-            torch.stack([features[name] for name in test]).float(),
-        )
-        said = zip(test, logits.tolist(), strict=True)
-        numbers |= {name: (logit, 0.0) for name, logit in said}
-    return bench.score(numbers)
+    one = {name: [values_D] for name, values_D in features.items()}
+    return bench.score_readout(fitted_scores(bench.name, labels, one), {})
 
 
-def read_out(x_ND: Tensor, labels_N: Tensor, asked_MD: Tensor) -> Tensor:
-    """(M,) log odds of touching, by an L2 logistic regression on standardised features.
-
-    The penalty is the one that does best on a fifth of the training clips; then all are used.
-    """
-    mean, spread = x_ND.mean(0), x_ND.std(0, correction=0)
-    spread = torch.where(spread > 0, spread, 1.0)
-    x_ND, asked_MD = ((x - mean) / spread for x in (x_ND, asked_MD))
-    held = torch.zeros(len(labels_N), dtype=torch.bool)
-    for kind in (0, 1):  # of both outcomes alike
-        held[(labels_N == kind).nonzero()[::HELD_OUT]] = True
-    chosen = logistic(
-        (x_ND[~held], labels_N[~held]), (x_ND[held], labels_N[held]), 2, balanced=False
-    ).chosen
-    logits = logistic((x_ND, labels_N), None, 2, l2s=chosen, balanced=False)(asked_MD)
-    return logits[:, 1] - logits[:, 0]
+def readout_score(bench: Bench, scores: Scores) -> dict[str, float]:
+    """The published metric of a readout's scores of "does not touch" and "touches"."""
+    return bench.score({name: (yes, no) for name, (no, yes) in scores.items()})
 
 
 def _labels(root: Path) -> tuple[dict[str, Outcome], dict[str, Outcome]]:

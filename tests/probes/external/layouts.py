@@ -87,7 +87,10 @@ def intphys(root: Path) -> Path:
             status = {"possible": bool(mark)} if block == "O3" else header
             put(home / "status.json", json.dumps({**status, "extra": 1}))
     for movie in range(1, 5):
-        put_image(root / "test" / "O2" / "0001" / str(movie) / "scene" / "scene_001.png")
+        for k in range(6):
+            put_image(
+                root / "test" / "O2" / "0001" / str(movie) / "scene" / f"scene_{k + 1:03d}.png"
+            )
     return root
 
 
@@ -370,17 +373,22 @@ def physion(root: Path) -> Path:
     return root
 
 
-def cater(root: Path) -> Path:
-    """Two videos for actions, one multi-label; three places."""
+def cater(root: Path, train: int = 1) -> Path:
+    """Two videos for actions, one multi-label; three places; so many copies of the one to train
+    on, by turns with the given class and with another."""
     for name in ("CLEVR_new_000001.avi", "CLEVR_new_000002.avi", "caf\u00e9_3.avi"):
         put_video(root / "videos" / name)
     lists = root / "lists"
-    for task, train, val in (
+    for task, first, val in (
         ("actions_present", "0", ("0,3,13", "3")),
         ("localize", "5", ("35", "0")),
         ("actions_order_uniq", "300", ("1,299", "7")),
     ):
-        put(lists / task / "train.txt", f"caf\u00e9_3.avi {train}\r\n")
+        lines = [f"caf\u00e9_3.avi {first}\r\n"]
+        for k in range(1, train):
+            put_video(root / "videos" / f"more_{k}.avi")
+            lines.append(f"more_{k}.avi {first if k % 2 else 1}\r\n")
+        put(lists / task / "train.txt", "".join(lines))
         lines = [f"output/CLEVR_new_00000{k + 1}.avi {c}\r\n" for k, c in enumerate(val)]
         put(lists / task / "val.txt", "".join(lines))
     return root

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mmpredict.probes.external import BENCHES, BenchError, load_bench
@@ -63,6 +65,16 @@ def test_count_and_names(name, tmp_path):
             assert evidence.source or evidence.told
     again = load_bench(name, tmp_path)
     assert again.suite.sha == bench.suite.sha
+
+
+def test_the_sum_is_of_what_is_asked_not_of_where_it_lies(name, tmp_path):
+    sums = [load_bench(name, BUILDERS[name](tmp_path / k)).suite.sha for k in ("here", "there/in")]
+    assert sums[0] == sums[1]
+    other = load_bench(name, tmp_path / "here").suite
+    source = next(iter(other.sources), "")
+    if source:
+        renamed = replace(other.sources[source], video=str(tmp_path / "here" / "other.mp4"))
+        assert replace(other, sources={**other.sources, source: renamed}).sha != sums[0]
 
 
 def test_suite_is_written_and_read(name, tmp_path):
