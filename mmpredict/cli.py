@@ -2,7 +2,8 @@
 
 `mmpredict --help`, `recipes`, `show` and the message for a broken recipe answer at once, because
 torch is imported only when something is going to run. Exit codes: 0 done, 1 crash, 2 a mistake of
-the user.
+the user, and those of `schema.Stop`: 65 too much bad data, 70 too many bad steps, 75 nothing moves,
+130 SIGINT, 143 SIGTERM or SIGUSR1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import difflib
 import os
 import signal
 import sys
-from types import ModuleType
+from types import FrameType, ModuleType
 
 import mmpredict
 
@@ -25,6 +26,8 @@ VERBS = {
     "prepare": "turn media into shards: mmpredict prepare SOURCE --out DIR",
     "inspect": "what is in a folder, shard or file: mmpredict inspect PATH [--verify]",
     "probe": "ask a model what is left, hidden, falling: ... --ckpt FILE --suite smoke",
+    "export": "a checkpoint to plain files for others: ... --ckpt FILE --out DIR",
+    "doctor": "what is wrong with this machine or installation: mmpredict doctor",
     "recipes": "list the recipes that come along",
     "show": "a recipe with all its defaults, and where each value was written",
 }
@@ -32,12 +35,13 @@ OPTIONS = (
     ("--config RECIPE", "a file or the name of a shipped recipe; several are merged in order"),
     ("--KEY VALUE", "any setting, such as --trainer.max_steps 10; wins over the recipe"),
     ("--run_dir DIR", "where to write; default runs/<recipe>/<time>-<hash>/"),
-    ("--ckpt_path FILE", "resume or evaluate this checkpoint"),
+    ("--ckpt_path FILE", "resume or evaluate this checkpoint; `last`: the newest of --run_dir"),
     ("--seed_everything N", "seed of the run (default 0)"),
     ("--allow-import PACKAGE", "let class_path name classes of a package of yours"),
     ("--print_config", "print the full configuration and stop"),
     ("--model.help CLASS", "describe the arguments of a class (so too --data.help)"),
     ("--traceback", "show where a mistake was noticed"),
+    ("--trust", "run although the environment lets torch run code out of files"),
 )
 
 
@@ -60,6 +64,8 @@ def main(words: list[str] | None = None) -> int:
         "prepare": prepare,
         "inspect": inspect,
         "probe": probe,
+        "export": export,
+        "doctor": doctor,
     }
     if verb not in printers:
         return train(verb, rest)
@@ -148,6 +154,9 @@ def checked(verb: str, words: list[str]):
         if command.wants_help:
             print(verb_page(verb))
             return 0
+        command_line.refuse_unsafe_environment(command.trusts_environment)
+        if command.trusted != command_line.TRUSTED and "" not in sys.path:
+            sys.path.append("")  # the package that was allowed may lie in the current folder
         explores = any(".help" in word for word in command.passed_on)
         check = Check(command)
         problems = [] if explores else check.run()
@@ -163,17 +172,32 @@ def checked(verb: str, words: list[str]):
 
 def train(verb: str, words: list[str]) -> int:
     """fit, validate, test, predict: check the recipe first; import the rest if it is in order."""
-    from mmpredict.command_line import TRUSTED, Command
+    from mmpredict.command_line import Command
 
-    command = checked(verb, words)
-    if not isinstance(command, Command):
-        return command
-    if command.trusted != TRUSTED and "" not in sys.path:
-        sys.path.append("")  # the package that was allowed may lie in the current folder
+    # Until there is a training that has something to finish: see training/signals.py.
+    stops = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = {number: signal.signal(number, leave) for number in stops}
+    try:
+        command = checked(verb, words)
+        if not isinstance(command, Command):
+            return command
+        from mmpredict.lightning_cli import run
 
-    from mmpredict.lightning_cli import run
+        return run(command)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    return run(command)
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End at once, with a line in the place of a traceback."""
+    import multiprocessing
+
+    if multiprocessing.parent_process() is None:  # not a loader's worker
+        print(f"{signal.Signals(number).name}: left at once; no step to save", file=sys.stderr)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+    os._exit(130 if number == signal.SIGINT else 143)
 
 
 def verb_page(verb: str) -> str:
@@ -203,7 +227,7 @@ def rollout(words: list[str]) -> int:
     """Continue a prompt with a trained model; torch is loaded once the options are in order."""
     from mmpredict import rollout_verb
 
-    return own_verb(rollout_verb, "rollout", "Let a trained model go on.", words)
+    return own_verb(rollout_verb, "rollout", "Let a trained model go on.", words, opens=True)
 
 
 def prepare(words: list[str]) -> int:
@@ -217,29 +241,58 @@ def inspect(words: list[str]) -> int:
     """What a folder, a shard or a file holds."""
     from mmpredict import inspect_verb
 
-    return own_verb(inspect_verb, "inspect", "Say what is in a folder, shard or file.", words)
+    return own_verb(
+        inspect_verb, "inspect", "Say what is in a folder, shard or file.", words, opens=True
+    )
 
 
 def probe(words: list[str]) -> int:
     """Ask a trained model, or audit what it is asked."""
     from mmpredict import probe_verb
 
-    return own_verb(probe_verb, "probe", "Ask a trained model about space and things.", words)
+    return own_verb(
+        probe_verb, "probe", "Ask a trained model about space and things.", words, opens=True
+    )
 
 
-def own_verb(module: ModuleType, name: str, description: str, words: list[str]) -> int:
-    """Parse, check and run a verb of ours.
+def export(words: list[str]) -> int:
+    """A checkpoint to a folder of plain files."""
+    from mmpredict import export_verb
+
+    return own_verb(export_verb, "export", "Turn a checkpoint into plain files.", words, opens=True)
+
+
+def doctor(words: list[str]) -> int:
+    """What is wrong with this machine."""
+    from mmpredict import doctor_verb
+
+    return own_verb(doctor_verb, "doctor", "Look at this machine and this installation.", words)
+
+
+def own_verb(
+    module: ModuleType, name: str, description: str, words: list[str], *, opens: bool = False
+) -> int:
+    """Parse, check and run a verb of ours; `opens` those that open checkpoints.
 
     Its module has `add_arguments(parser)`, `check(parser, args)` for what can be said before torch
     is loaded, and `run(args)`, which returns the exit code.
     """
+    from mmpredict import command_line
+    from mmpredict.recipe_files import RecipeError
+
     parser = _Arguments(prog=f"mmpredict {name}", description=description)
     module.add_arguments(parser)
+    if opens:
+        parser.add_argument("--trust", action="store_true", help=dict(OPTIONS)["--trust"])
     try:
         args = parser.parse_args(words)
+        if opens:
+            command_line.refuse_unsafe_environment(args.trust)
         module.check(parser, args)
     except SystemExit as stop:
         return int(stop.code or 0)
+    except RecipeError as error:
+        return fail(str(error))
     try:
         return module.run(args)
     except (ValueError, FileNotFoundError, ImportError) as error:

@@ -7,6 +7,7 @@ line wins.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Command:
         trusted: packages that class_path may name.
         wants_help: `--help` was among the words.
         show_traceback: `--traceback` was among the words.
+        trusts_environment: `--trust` was among the words.
         tree: everything merged.
     """
 
@@ -50,6 +52,7 @@ class Command:
     trusted: tuple[str, ...] = TRUSTED
     wants_help: bool = False
     show_traceback: bool = False
+    trusts_environment: bool = False
     tree: Setting = field(default_factory=recipe_files.empty)
 
     @property
@@ -76,6 +79,19 @@ class Command:
         return words + self.passed_on
 
 
+UNSAFE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def refuse_unsafe_environment(trusts: bool) -> None:
+    """torch runs whatever code a file brings along where this variable is set; ours are opened
+    safely all the same, but not what a package of the recipe opens."""
+    if not trusts and os.environ.get(UNSAFE, "0") in ("1", "y", "yes", "true"):
+        raise RecipeError(
+            f"error: {UNSAFE} is set: files that torch opens could run code of strangers\n"
+            f"  unset {UNSAFE}; or, if you trust every file that will be opened, add --trust"
+        )
+
+
 def parse(verb: str, words: list[str]) -> Command:
     """Sort the words after the verb and merge what they say."""
     command = Command(verb)
@@ -87,6 +103,8 @@ def parse(verb: str, words: list[str]) -> Command:
             command.wants_help = True
         elif name == "--traceback":
             command.show_traceback = True
+        elif name == "--trust":
+            command.trusts_environment = True
         elif name == "--print_config":
             command.passed_on.append(word)
         elif not name.startswith("-") or name == "--":
@@ -94,7 +112,21 @@ def parse(verb: str, words: list[str]) -> Command:
         else:
             _take(command, name, text if equals else _value(queue, name))
     command.tree = _merge(command)
+    _last_of_what(command.tree)
     return command
+
+
+def _last_of_what(tree: Setting) -> None:
+    """`--ckpt_path last` goes on with a run, so the run must be named: a new folder has none."""
+    asked, trainer = tree.value.get("ckpt_path"), tree.value.get("trainer")
+    named = "run_dir" in tree.value or (
+        trainer is not None and trainer.is_map and "default_root_dir" in trainer.value
+    )
+    if asked is not None and asked.value == "last" and not named:
+        raise RecipeError(
+            f"{asked.origin}: ckpt_path last means the newest checkpoint of a run; name the run "
+            "with --run_dir DIR"
+        )
 
 
 def _value(queue: list[str], name: str) -> str:

@@ -99,6 +99,7 @@ Found = tuple[list[str], Any, int]  # lines to print, figures for --json, exit c
 
 def kind_of(given: str) -> str:
     """What PATH is: folder (or manifest), media, text, shards or checkpoint."""
+    from mmpredict.exported import is_export
     from mmpredict.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, TEXT_SUFFIXES, VIDEO_SUFFIXES
     from mmpredict.shards import INDEX_NAME
 
@@ -107,7 +108,8 @@ def kind_of(given: str) -> str:
     if "://" in given or suffix == ".tar" or path.name == INDEX_NAME:
         return "shards"
     if path.is_dir():
-        return "shards" if (path / INDEX_NAME).is_file() else "folder"
+        kind = "checkpoint" if is_export(path) else "folder"
+        return "shards" if (path / INDEX_NAME).is_file() else kind
     if suffix == ".jsonl" and is_manifest(path):
         return "folder"
     known = {
@@ -302,13 +304,15 @@ def plain(figures: Any) -> Any:
 
 
 def _checkpoint(path: Path, args: argparse.Namespace) -> Found:
-    import torch
+    from mmpredict.exported import is_export, read_folder
+    from mmpredict.training.checkpoint import read
 
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0][:200]}") from error
-    if not isinstance(found, dict) or "state_dict" not in found:
+    if is_export(path):
+        predictor, _, about = read_folder(path)
+        found = {"state_dict": predictor.state_dict(), "mmpredict": about}
+    else:
+        found = read(path, mmap=True)
+    if "state_dict" not in found:
         raise ValueError(f"{path} is no checkpoint of a run (it has no state_dict)")
     figures = checkpoint_figures(found)
     return checkpoint_page(path, figures), figures, 0
@@ -372,8 +376,11 @@ def checkpoint_page(path: Path, figures: dict[str, Any]) -> list[str]:
 
     ours = figures["format"] is not None
     maker = f"written by mmpredict (format {figures['format']})" if ours else "not of mmpredict"
-    lines = [f"{path}: checkpoint, {size(path.stat().st_size)}, {maker}"]
-    lines += row("trained", f"{figures['step']} steps; in epoch {figures['epoch']} (from 0)")
+    what = "export" if path.is_dir() else "checkpoint"
+    file = path / "model.safetensors" if path.is_dir() else path
+    lines = [f"{path}: {what}, {size(file.stat().st_size)}, {maker}"]
+    if figures["step"] is not None:
+        lines += row("trained", f"{figures['step']} steps; in epoch {figures['epoch']} (from 0)")
     lines += row("weights", f"{figures['parameters']:,} numbers in {figures['tensors']} tensors")
     if ours:
         lines += row("predictor", _words(figures["predictor"]))

@@ -7,7 +7,6 @@ batches are being worked on is a crash, and keeps its traceback.
 
 from __future__ import annotations
 
-import csv
 import inspect
 import logging
 import os
@@ -24,12 +23,11 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import Checkpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mmpredict import recipe_files, run_folder
 from mmpredict.command_line import DEFAULT_MODEL, TRAINER_DEFAULTS, Command
-from mmpredict.schema import UserError
+from mmpredict.schema import Stop, UserError
 
 MAX_LINES = 8
 USER_MISTAKES = (
@@ -105,6 +103,19 @@ class KeepSettings(Callback):
             (self.folder / "config.yaml").write_text(self.settings, encoding="utf-8")
             run_folder.write_environment(self.folder)
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["recipe"] = self.settings
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        from mmpredict.training.compared import settings_note
+
+        note = settings_note(checkpoint.get("recipe", self.settings), self.settings)
+        print(note if trainer.is_global_zero else "", end="\n" * bool(note), flush=True)
+
 
 class TrainerCLI(LightningCLI):
     """Lightning's CLI with our run folder, strictness and order of precedence.
@@ -149,6 +160,8 @@ class TrainerCLI(LightningCLI):
             LightningModule, "model", fail_untyped=False, required=True, skip={"layout"}
         )
         parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run.")
+        parser.add_argument("--init_from", type=str | None, default=None, help="First weights.")
+        parser.add_argument("--init_least", type=float | None, default=None, help="Their share.")
         if self.command.uses_default_model:
             parser.set_defaults({"model": {"class_path": DEFAULT_MODEL}})
 
@@ -164,14 +177,17 @@ class TrainerCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, then model, then trainer; a model that asks for a layout gets the data's."""
         built: list[LightningDataModule] = []
+        self.start = start_of(self.config.get(str(self.subcommand), self.config), self.command)
 
         def build_data(kind: type[LightningDataModule], *args: Any, **kwargs: Any) -> Any:
-            built.append(kind(*args, **kwargs))
+            built.append(self.start.data(kind(*args, **kwargs)))
             return built[-1]
 
         def build_model(kind: type[LightningModule], *args: Any, **kwargs: Any) -> Any:
             if "layout" in inspect.signature(kind).parameters:
                 kwargs["layout"] = built[-1].layout
+            if "predictor" in inspect.signature(kind).parameters:
+                kwargs = self.start.model_settings(kwargs, built[-1].layout)
             return kind(*args, **kwargs)
 
         builders = [(build_data, LightningDataModule, True), (build_model, LightningModule, True)]
@@ -181,6 +197,8 @@ class TrainerCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        from mmpredict.training.checkpoint_io import with_verified_io
+
         config = self.config.get(str(self.subcommand), self.config)
         settings = self._parser(self.subcommand).dump(config, skip_unset=False)
         trainer = {**self._get(self.config_init, "trainer"), **kwargs}
@@ -192,21 +210,39 @@ class TrainerCLI(LightningCLI):
             )
         anonymous = re.sub(r"(?m)^run_dir:.*\n", "", settings)
         self.run_dir = run_folder.choose(asked or root, self.command.name, anonymous)
+        run_folder.lock(self.run_dir)
         trainer["precision"] = choose_precision(trainer)
+        trainer["plugins"] = with_verified_io(trainer.get("plugins"))
         trainer["logger"] = loggers(self.run_dir, trainer.get("logger"))
         trainer["callbacks"] = [
-            *callbacks(self.run_dir, trainer),
+            *self.start.callbacks(callbacks(self.run_dir, trainer), self.run_dir),
             KeepSettings(self.run_dir, settings),
             self.first_batch,
         ]
         return Trainer(default_root_dir=self.run_dir, **trainer)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        from mmpredict.training.saving import path_of
+
         # Full unpickling would run code that a checkpoint brings along.
         settings = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        starts = subcommand == "fit"
+        settings["ckpt_path"] = path_of(settings.get("ckpt_path"), self.trainer, starts=starts)
         if subcommand in ("validate", "test"):
             settings["verbose"] = False  # our own table says it, beside the baselines
         return settings
+
+
+def start_of(config: Any, command: Command) -> Any:
+    """What the run begins with: nothing, another checkpoint's weights, or its own."""
+    from mmpredict.training.warm_start import Start
+
+    resumed = config.get("ckpt_path")
+    if resumed == "last":  # recipe_check saw to it that the run is named
+        resumed = config.get("run_dir") or config.trainer.default_root_dir
+    written = [path for path, _ in recipe_files.walk(command.tree)]
+    asked = {"least": config.get("init_least"), "written": written}
+    return Start.of(config.get("init_from"), resumed, **asked)
 
 
 def loggers(run_dir: Path, asked: Any) -> list[Logger] | bool:
@@ -214,28 +250,11 @@ def loggers(run_dir: Path, asked: Any) -> list[Logger] | bool:
     if asked is False:
         return False
     wanted = [] if asked in (None, True) else list(asked) if isinstance(asked, list) else [asked]
-    replaced = {AppendingCSVLogger: CSVLogger, TensorBoardLogger: TensorBoardLogger}
+    from mmpredict.training.csv_log import AppendingCSVLogger, EventLogger
+
+    replaced = {AppendingCSVLogger: CSVLogger, EventLogger: TensorBoardLogger}
     ours = [kind for kind, base in replaced.items() if not _has(wanted, base)]
     return [kind(str(run_dir), name="", version="") for kind in ours] + wanted
-
-
-class AppendingCSVLogger(CSVLogger):
-    """Goes on in the run's metrics.csv; Lightning's own deletes what an earlier start wrote."""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        if self._experiment is None:
-            metrics = Path(self.log_dir) / "metrics.csv"
-            aside = metrics.with_suffix(".csv.part")
-            if metrics.is_file():
-                os.replace(metrics, aside)
-            writer = super().experiment
-            if aside.is_file():
-                os.replace(aside, metrics)
-                with metrics.open(newline="") as file:
-                    writer.metrics_keys = next(csv.reader(file), [])
-        return self._experiment
 
 
 def callbacks(run_dir: Path, trainer: dict[str, Any]) -> list[Callback]:
@@ -298,6 +317,10 @@ def run(command: Command) -> int:
     except ParserComplaint as complaint:
         print(parser_message(command, complaint.message), file=sys.stderr)
         return 2
+    except Stop as stop:
+        if str(stop):  # one rank speaks for all
+            print(f"stopped: {stop}", file=sys.stderr)
+        return stop.code
     except Exception as error:
         if isinstance(error, UserError) and not shows_traceback(command):
             print(f"error: {error}", file=sys.stderr)

@@ -32,6 +32,8 @@ OUR_PACKAGES = ("mmpredict", "datamodules")
 HOMES = ("lightning_fabric", "torch", "torchvision", "torchmetrics")
 SHORT_NAMES = ("pytorch_lightning.callbacks", "pytorch_lightning.loggers", "pytorch_lightning")
 OPTIONAL_TEXT = Kind(scalars=frozenset({"str", "null"}))
+OPTIONAL_NUMBER = Kind(scalars=frozenset({"int", "float", "null"}))
+MAX_NAME = 80  # letters of a class's name in a message
 MAX_LISTED = 12  # names that fit a line; longer lists are a job for --help
 
 
@@ -75,6 +77,8 @@ class Check:
             self._trainer_section(tree.value["trainer"])
         if "ckpt_path" in tree.value:
             self._checkpoint(tree.value["ckpt_path"])
+        if "init_from" in tree.value:
+            self._init_from(tree.value["init_from"])
         self.problems.sort(key=_reading_order)
         return self.problems
 
@@ -84,6 +88,12 @@ class Check:
     def _trainer_section(self, section: Setting) -> None:
         if section.is_map:
             self._keys(section, signatures.signature(_trainer()), "trainer")
+            for key in ("callbacks", "logger"):
+                value = section.value.get(key)
+                items = value.value if value is not None and value.is_list else [value]
+                for item in items:  # a bare word is short for its class_path
+                    if item is not None and item.kind == "str":
+                        self._class(replace(item, value={"class_path": item}), f"trainer.{key}")
         elif section.kind != "null":
             self._add(section, f"`trainer` expects a mapping, got {section.text}")
 
@@ -94,10 +104,19 @@ class Check:
         if "://" in path:
             remedy = "download it first, then give the file: --ckpt_path FILE"
             self._add(setting, f"checkpoint {path!r} is a URL; loading those can run code", remedy)
-        elif not Path(path).is_file():
-            state = "is a folder" if Path(path).is_dir() else "does not exist"
+        elif path not in ("last", "best", "hpc") and not _has_checkpoint(Path(path)):
+            folder = Path(path).is_dir()
+            state = "is a folder without checkpoints" if folder else "does not exist"
             remedy = "checkpoints of a run lie in runs/<recipe>/<time>-<hash>/ckpt/"
             self._add(setting, f"checkpoint {path!r} {state}", remedy)
+
+    def _init_from(self, setting: Setting) -> None:
+        """A file, a run folder or the folder of an export; which, is seen when it is opened."""
+        path = str(setting.value)
+        if setting.kind != "null" and ("://" in path or not Path(path).exists()):
+            what = "is a URL" if "://" in path else "does not exist"
+            remedy = "give a local checkpoint, a run folder, or the folder of an export"
+            self._add(setting, f"init_from {path!r} {what}", remedy)
 
     def _keys(self, setting: Setting, signature: Signature, path: str) -> None:
         """Every key of a mapping is a parameter, and every value fits it."""
@@ -191,6 +210,10 @@ class Check:
 
     def _find(self, name: Setting, path: str) -> Found | None:
         dotted = str(name.value)
+        if not all(part.isidentifier() for part in dotted.split(".")):
+            shown = dotted if len(dotted) <= MAX_NAME else f"{dotted[:MAX_NAME]}..."
+            self._add(name, f"{path}.class_path {shown!r} is not the dotted name of a class")
+            return None
         if "." not in dotted:
             places = [f"{home}.{dotted}" for home in SHORT_NAMES]
             return next(filter(None, map(signatures.find, places)), None) or self._no_class(
@@ -222,7 +245,7 @@ class Check:
         prefix, wrong = ".".join(parts[: known - 1]), parts[known - 1]
         if not homes:
             module = signatures.load(prefix) if prefix else None
-            if signatures.module_file(parts[0]) is None:
+            if signatures.module_file(parts[0]) is None and not signatures.load(parts[0]):
                 self._add(
                     name, f"{path}.class_path {dotted!r}: package {parts[0]!r} is not installed"
                 )
@@ -270,6 +293,8 @@ def top_level(verb: str) -> dict[str, Parameter]:
     parameters = {
         "seed_everything": Parameter("seed_everything", Kind(frozenset({"bool", "int"})), "0", ""),
         "run_dir": Parameter("run_dir", OPTIONAL_TEXT, "None", "str | None"),
+        "init_from": Parameter("init_from", OPTIONAL_TEXT, "None", "str | None"),
+        "init_least": Parameter("init_least", OPTIONAL_NUMBER, "None", "float | None"),
         "trainer": Parameter("trainer", open_kind, "", ""),
         "model": Parameter("model", open_kind, "", ""),
         "data": Parameter("data", open_kind, "", ""),
@@ -309,3 +334,9 @@ def _missing_remedy(command: Command, key: str) -> str:
     if not command.configs:
         return f"name a recipe: mmpredict {command.verb} --config quickstart"
     return f"add to {command.shown}:  {key}: {{class_path: datamodules.World}}"
+
+
+def _has_checkpoint(path: Path) -> bool:
+    """A file, a sharded checkpoint, a run folder or its ckpt/."""
+    inside = ("meta.pt", "*.ckpt", "ckpt/*.ckpt")
+    return path.is_file() or any(any(path.glob(pattern)) for pattern in inside)

@@ -74,7 +74,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     checkpoint = str(args.ckpt)
     if ":/" in checkpoint[:8]:
         parser.error(f"--ckpt {checkpoint!r} is a URL; download it first, loading those is unsafe")
-    if not args.ckpt.is_file():
+    if not args.ckpt.exists():
         parser.error(f"--ckpt {checkpoint!r} does not exist")
     if args.seconds <= 0 or args.steps < 1:
         parser.error(f"--seconds {args.seconds} and --steps {args.steps} must be above 0")

@@ -5,6 +5,7 @@ In: the recipe's name and its settings as text. Out: a folder, and env.json on w
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -13,10 +14,12 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 RUNS = "runs"
+LOCK = ".lock"  # in a run folder: which process writes there
 CHILD_VARIABLE = "MMPREDICT_RUN_DIR"  # tells the processes of further ranks where rank 0 writes
 PACKAGES = (
     "mmpredict",
@@ -50,7 +53,10 @@ def choose(asked: str | None, name: str, settings: str) -> Path:
         folder = Path(asked)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"run_dir {asked!r} is a file; name a folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_writable(folder, error) from error
         return folder
     if int(os.environ.get("LOCAL_RANK", "0")) > 0 and CHILD_VARIABLE in os.environ:
         return Path(os.environ[CHILD_VARIABLE])
@@ -61,12 +67,86 @@ def choose(asked: str | None, name: str, settings: str) -> Path:
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
     stem = Path(RUNS) / safe_name(name) / f"{datetime.now():%Y%m%d-%H%M%S}-{digest}"
     folder, number = stem, 1
-    while folder.exists():
+    while not _made(folder):
         number += 1
         folder = stem.with_name(f"{stem.name}-{number}")
-    folder.mkdir(parents=True)
     os.environ[CHILD_VARIABLE] = str(folder.resolve())
     return folder
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder; False if it is there already, perhaps made by another process just now."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def lock(folder: Path) -> None:
+    """Keep other processes from writing to this run folder as long as this process lives.
+
+    The lock is the system's own on the file `.lock`: it goes with the process, however that ends,
+    and is not inherited by loader workers. Ranks of one run share the lock of the first.
+
+    Raises:
+        ValueError: another process has the lock, or nothing can be written here.
+    """
+    if not _is_first_rank():
+        return
+    path = folder / LOCK
+    try:
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    holder = _lock_or_holder(opened)
+    if holder is not None:
+        os.close(opened)
+        raise ValueError(
+            f"run_dir {folder} is in use by {holder}; two runs would overwrite each other's "
+            "files. Wait, end that process, or name another folder: --run_dir DIR"
+        )
+    note = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now(UTC):%F %T} UTC"}
+    os.ftruncate(opened, 0)
+    os.pwrite(opened, f"{json.dumps(note)}\n".encode(), 0)  # left open: closing would unlock
+
+
+def _lock_or_holder(opened: int) -> str | None:
+    """Take the lock; who has it, if somebody else does."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system, which then has no lock
+        return None
+    try:
+        # Not flock: that lock would live on in the workers of a process that was killed.
+        fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            print(f"note: this disk knows no locks ({error.strerror}); start one run a folder")
+            return None
+        return _holder(os.pread(opened, 1000, 0))
+    return None
+
+
+def _holder(note: bytes) -> str:
+    """A process in words, from what it wrote into the lock."""
+    try:
+        said = json.loads(note)
+        return f"process {said['pid']} on {said['host']}, since {said['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _is_first_rank() -> bool:
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+    return all(os.environ.get(name, "0") in ("", "0") for name in names)
+
+
+def _not_writable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"run_dir {folder} cannot be written to: {error.strerror or error}; name a folder of yours "
+        "on a disk that is not read-only: --run_dir DIR"
+    )
 
 
 def environment() -> dict[str, object]:
@@ -78,14 +158,19 @@ def environment() -> dict[str, object]:
         "command": " ".join(["mmpredict", *sys.argv[1:]]),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
         "git": _git_commit(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": versions_of(PACKAGES),
     }
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Of those packages that are installed."""
+    return {name: version for name in packages if (version := _version(name))}
 
 
 def write_environment(folder: Path) -> None:
@@ -108,7 +193,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """What the system calls its processor; empty if it does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -39,6 +39,22 @@ class UserError(ValueError):
     """A mistake that shows only while data are being read: printed whole, exit code 2."""
 
 
+class Stop(Exception):
+    """A run ends before its time, on purpose: its message is printed whole, without a traceback.
+
+    Args:
+        code: of the exit: 65 bad data, 70 bad steps, 75 a hang, 130 SIGINT, 143 SIGTERM or SIGUSR1.
+        message: why, and how to go on.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code, message)  # both, or it could not be pickled
+        self.code, self.message = code, message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 @dataclass(frozen=True)
 class TextPiece:
     """A caption, a line or a sentence; start and end in seconds, or None for both when untimed."""

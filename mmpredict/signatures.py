@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -138,6 +139,17 @@ def module_file(dotted: str) -> Path | None:
     return None
 
 
+def is_plain_folder(dotted: str) -> bool:
+    """Whether Python imports from this folder although it has no __init__.py."""
+    top, *rest = dotted.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return False
+    places = spec.submodule_search_locations if spec else None
+    return any(Path(place, *rest).is_dir() for place in places or ())
+
+
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Top-level statements, those under `if` and `try` included."""
     for statement in body:
@@ -155,7 +167,7 @@ def load(dotted: str) -> Module | None:
     """Read a module's names from its file; None when there is no readable source."""
     path = module_file(dotted)
     if path is None or path.suffix != ".py":
-        return None
+        return Module(dotted, is_package=True) if path is None and is_plain_folder(dotted) else None
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError, OSError):
@@ -294,7 +306,7 @@ def _kind_of_subscript(annotation: ast.Subscript, module: Module) -> Kind:
         return kind_of(members[0], module)
     if name == "Optional":
         return kind_of(inner, module) | Kind(scalars=frozenset({"null"}))
-    kinds = [kind_of(m, module) for m in members if not _is_ellipsis(m)]
+    kinds = [kind_of(m, module) for m in members if ast.unparse(m) != "..."]
     if name == "Union" or name in LISTS:
         joined = kinds[0] if kinds else OPEN
         for kind in kinds[1:]:
@@ -305,10 +317,6 @@ def _kind_of_subscript(annotation: ast.Subscript, module: Module) -> Kind:
     return OPEN
 
 
-def _is_ellipsis(expression: ast.expr) -> bool:
-    return isinstance(expression, ast.Constant) and expression.value is ...
-
-
 @cache
 def signature(found: Found, method: str = "__init__") -> Signature:
     """The parameters of a class, a dataclass, or (with `method`) of one of its methods."""
@@ -317,7 +325,7 @@ def signature(found: Found, method: str = "__init__") -> Signature:
     for statement in found.node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == method:
             own = _from_function(found, statement, skip_first=True)
-            return _with_bases(own, method) if own.is_open else own
+            return _with_bases(own, method, statement) if own.is_open else own
     if found.is_dataclass:
         return _from_fields(found)
     for base in _bases(found):
@@ -332,12 +340,14 @@ def _bases(found: Found) -> Iterator[Found]:
             yield base
 
 
-def _with_bases(own: Signature, method: str) -> Signature:
-    """A class that passes `**kwargs` on takes what its bases take too; we stay lenient there."""
-    parameters = dict(own.parameters)
-    for base in _bases(own.found):
-        parameters = {**signature(base, method).parameters, **parameters}
-    return replace(own, parameters=parameters)
+def _with_bases(own: Signature, method: str, node: ast.FunctionDef) -> Signature:
+    """A class that passes `**kwargs` on takes what its bases take too, and nothing else if it says
+    plainly that they go there."""
+    bases = [signature(base, method) for base in _bases(own.found)]
+    parameters = {k: v for base in reversed(bases) for k, v in base.parameters.items()}
+    given_on = rf"super\(\)\.{method}\([^()]*\*\*{node.args.kwarg.arg}\)"
+    is_open = not bases or bases[0].is_open or not re.search(given_on, ast.unparse(node))
+    return replace(own, parameters={**parameters, **own.parameters}, is_open=is_open)
 
 
 def _from_function(found: Found, node: ast.FunctionDef, *, skip_first: bool) -> Signature:

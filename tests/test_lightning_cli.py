@@ -202,7 +202,7 @@ def test_own_loggers_and_callbacks_are_added_not_lost(fit, monkeypatch):
     assert {"EarlyStopping", "KeepSettings", "FirstBatch"} <= set(names)
     assert [type(x).__name__ for x in seen["trainer"].loggers] == [
         "AppendingCSVLogger",
-        "TensorBoardLogger",
+        "EventLogger",
     ]
     assert seen["words"]["weights_only"] is True
     added = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x"]

@@ -19,7 +19,13 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=recipe_files.recipe_n
 
 
 def command_for(path: Path, *words: str) -> command_line.Command:
-    return command_line.parse("fit", ["--config", str(path), *words])
+    return command_line.parse("fit", ["--config", str(path), *allowed(path), *words])
+
+
+def allowed(path: Path) -> list[str]:
+    """The packages that the recipe's own command allows."""
+    words = recipe_files.head(path)["Run"].split()
+    return [w for k, n in enumerate(words) if n == "--allow-import" for w in words[k : k + 2]]
 
 
 def test_there_are_recipes():
@@ -46,7 +52,7 @@ def test_an_injected_typo_is_caught(path, tmp_path, capsys):
     settings["data"].setdefault("init_args", {})["vidoe"] = {"size": 32}
     broken = tmp_path / path.name
     broken.write_text(yaml.safe_dump(settings))
-    assert cli.main(["fit", "--config", str(broken)]) == 2
+    assert cli.main(["fit", "--config", str(broken), *allowed(path)]) == 2
     assert "unknown key `vidoe` in data" in capsys.readouterr().err
 
 

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.feed.documents import Documents
-from datamodules.feed.loading import Loading
+from datamodules.feed.loading import Loading, workable
 from datamodules.feed.meter import PackingMeter
 from datamodules.feed.plan import (
     TOGETHER,
@@ -76,6 +76,7 @@ class PackedLoader:
     ) -> None:
         if not len(documents):
             raise ValueError("there is no document to read; check the data's folder and split")
+        loading = workable(loading)
         self.documents, self.loading, self.skip_log = documents, loading, skip_log
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.consumed = consumed
@@ -85,12 +86,15 @@ class PackedLoader:
             skip_log.ranks = world_size  # each sees its own documents only
         self._given = 0  # batches of this split so far, those of earlier starts included
         self._positions: dict[int, Position] = {}  # behind so many batches
+        self._keys: dict[int, list[Key]] = {}  # of this rank's documents, by a batch's number
         self._plans: dict[int, EpochPlan] = {}
         self._rows: dict[Key, Batch] = {}  # read, and not yet given
         self._pieces: dict[Spot, list[Key]] = {}  # what a place became: one key, none, or several
         self._tasks = TaskQueue()
         self._owner = os.getpid()
-        self._busy = torch.zeros(max(1, loading.workers), 3, dtype=torch.int64).share_memory_()
+        self._busy = torch.zeros(max(1, loading.workers), 3, dtype=torch.int64)
+        if loading.workers:
+            self._busy.share_memory_()
         self._items = DataLoader(
             Reader(documents, self._busy, substitute=seed is not None and loading.substitute),
             batch_size=None,
@@ -132,9 +136,17 @@ class PackedLoader:
             raise RuntimeError(f"{done} batches were consumed, {self._given} given out")
         return {"batches": done, **self._positions.get(done, beginning())}
 
+    def titles(self, number: int) -> list[str]:
+        """The documents of one of the last batches, counted from 1 over all starts of a training:
+        of this rank. One that was replaced has its own title, not its substitute's."""
+        plans = ((self.plan(epoch), place) for epoch, place, _ in self._keys.get(number, ()))
+        told = [(plan.epoch, plan.number(place)) for plan, place in plans]
+        return [f"{self.documents.title(epoch, n)} (epoch {epoch})" for epoch, n in told]
+
     def take_over(self, other: PackedLoader) -> None:
-        """Know the positions that another loader of this split has given."""
+        """Know what another loader of this split has given."""
         self._positions = {**other._positions, **self._positions}
+        self._keys = {**other._keys, **self._keys}
 
     def resume(self, position: Mapping[str, Any]) -> None:
         """Go on from a `position`: of this loader or of one with other workers, ranks or rows."""
@@ -185,6 +197,8 @@ class PackedLoader:
             batch = self._packed(rows)
             self._given += 1
             self._positions[self._given] = behind
+            self._keys[self._given] = [key for row in self._own(rows) for key in row]
+            self._keys.pop(self._given - AHEAD, None)
             oldest = self._done() if self.consumed else self._given - AHEAD
             self._positions = {n: p for n, p in self._positions.items() if n >= oldest}
             self.meter.add(batch)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Literal
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,21 @@ class Loading:
                 f"data.loading.workers={self.workers} must be 0 or more, "
                 f"timeout_s={self.timeout_s:g} above 0"
             )
+
+
+def workable(loading: Loading) -> Loading:
+    """The settings, without workers where the system has no shared memory to hand batches over
+    in. The batches are the same."""
+    return replace(loading, workers=0) if loading.workers and not _shares_memory() else loading
+
+
+@cache
+def _shares_memory() -> bool:
+    """Tried once a process; what is missing is said."""
+    try:
+        torch.zeros(1).share_memory_()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        print(f"note: no shared memory ({reason[:120]}); data.loading.workers is taken for 0")
+        return False
+    return True

@@ -12,8 +12,9 @@ from pathlib import PurePath
 from datamodules.feed.documents import Skipped
 from datamodules.feed.loading import Loading
 from mmpredict.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, TEXT_SUFFIXES, VIDEO_SUFFIXES
-from mmpredict.schema import UserError
+from mmpredict.schema import Stop
 
+TOO_BAD = 65  # exit code: the data are not what they should be (EX_DATAERR of sysexits.h)
 SHOWN = 20  # names in the message that stops a run
 KINDS = {
     "video": VIDEO_SUFFIXES,
@@ -64,14 +65,15 @@ class SkipLog:
         most = self.loading.max_skipped_in_a_row
         if len(self._in_a_row) >= most:
             shown = list(self._in_a_row.values())[-SHOWN:]
-            raise UserError(
+            raise Stop(
+                TOO_BAD,
                 "\n".join(
                     [
                         f"documents of {most} sources one after the other cannot be read (limit: "
                         f"data.loading.max_skipped_in_a_row={most}); the last of them:",
                         *shown,
                     ]
-                )
+                ),
             )
 
     def counts(self) -> dict[str, int]:
@@ -91,7 +93,8 @@ class SkipLog:
         if bad and (many or lost > total / 2):
             shown = [f"  {source}: {reason}" for source, reason in self.reasons.items()][:SHOWN]
             more = [f"  ... and {bad - SHOWN} more"] if bad > SHOWN else []
-            raise UserError(
+            raise Stop(
+                TOO_BAD,
                 "\n".join(
                     [
                         f"{bad} of {total} files cannot be used (limits: "
@@ -100,7 +103,7 @@ class SkipLog:
                         *shown,
                         *more,
                     ]
-                )
+                ),
             )
 
 

@@ -153,6 +153,8 @@ class Embed(nn.Module):
         seen = self.see(batch) if seen is None else seen
         places = batch.placed().places
         specs = [spec for spec in self.layout.streams if spec.modality in batch.contents]
+        if not specs:  # rows of padding: one of several ranks was given nothing
+            return self.stream.weight.new_zeros(*batch.modality.shape, self.config.dim)
         vectors = [
             self.vectors(
                 spec,

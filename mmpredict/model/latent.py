@@ -103,11 +103,11 @@ class Latent(nn.Module):
             self.target.backbone.load_state_dict(own.backbone.state_dict())
 
     @torch.no_grad()
-    def follow(self, own: FrameEncoder) -> None:
-        """copy <- decay * copy + (1 - decay) * encoder, after every optimiser step."""
+    def follow(self, own: FrameEncoder, bad: Tensor | None = None) -> None:
+        """copy <- decay * copy + (1 - decay) * encoder, after every optimiser step, but where `bad`
+        (0-d) is 1."""
         if self.config.target == "ema":
-            torch._foreach_lerp_(
-                list(self.target.backbone.parameters()),
-                list(own.backbone.parameters()),
-                1 - self.config.decay,
-            )
+            copies = list(self.target.backbone.parameters())
+            share = 1 - self.config.decay
+            shares = share if bad is None else [share * (1 - bad)] * len(copies)
+            torch._foreach_lerp_(copies, list(own.backbone.parameters()), shares)

@@ -171,11 +171,12 @@ class Predictor(nn.Module):
         for latent in self.latents.values():
             latent.target.read_weights()
 
-    def follow_encoders(self) -> None:
-        """Targets that follow a trained encoder take their step; after every optimiser step."""
+    def follow_encoders(self, bad: Tensor | None = None) -> None:
+        """Targets that follow a trained encoder take their step; after every optimiser step, but
+        where `bad` (0-d) is 1."""
         for name, latent in self.latents.items():
             if name in self.embed.encoders:
-                latent.follow(self.embed.encoders[name])
+                latent.follow(self.embed.encoders[name], bad)
 
     def compile_layers(self) -> None:
         """Compile what the time goes into: the trunk's layers for the shapes that come, and the

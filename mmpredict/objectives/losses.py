@@ -85,6 +85,8 @@ def next_loss(
     layout: Layout,
     weights: LossWeights,
     log_variances: Mapping[str, Tensor] | None = None,
+    *,
+    factors: Mapping[str, float] | None = None,
 ) -> Losses:
     """Every stream's loss per predicted block or value, weighted and summed.
 
@@ -95,6 +97,8 @@ def next_loss(
         layout: the streams.
         weights: of the sum.
         log_variances: learned, by stream name; given where `weights.balance` is `uncertainty`.
+        factors: on the total's shares, by stream name and "next_stream"; given where this is a part
+            of a batch. Such a part may be without a single counted block.
     """
     parts: dict[str, Tensor] = {}
     shares: list[Tensor] = []  # of the total
@@ -106,17 +110,24 @@ def next_loss(
             loss = _values_loss(said, name, weights, parts)
         if weights.balance == "uncertainty":
             loss = _balanced(loss, name, log_variances)
-        shares.append(weights.of(name) * loss)
+        shares.append(_scaled(weights.of(name) * loss, factors, name))
     for modality, features in prediction.latents.items():
         name = layout[modality].name
         part = parts[f"{name}_latent"] = latent_loss(features, weights.latent_loss)
-        shares.append(weights.of(name) * weights.latent * part)
+        shares.append(_scaled(weights.of(name) * weights.latent * part, factors, name))
     if prediction.next_stream is not None:
         parts["next_stream"] = cross_entropy(prediction.next_stream)
-        shares.append(weights.next_stream * parts["next_stream"])
+        turns = weights.next_stream * parts["next_stream"]
+        shares.append(_scaled(turns, factors, "next_stream"))
+    if not shares and factors is not None:
+        return Losses(torch.zeros(()), parts)
     if not shares:
         raise ValueError("a batch without a single counted block has no loss")
     return Losses(sum(shares[1:], shares[0]), parts)
+
+
+def _scaled(share: Tensor, factors: Mapping[str, float] | None, name: str) -> Tensor:
+    return share if factors is None else share * factors[name]
 
 
 def _ids_loss(

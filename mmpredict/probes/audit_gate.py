@@ -8,7 +8,7 @@ model's failing at that size and that amount of learning.
 Of a pair of captions each context is asked by itself which caption fits, of a matched set each clip
 whether it is possible; the numbers are then graded as those of any scorer.
 
-Shapes: N asks, Q choices, W words, E evidence tokens, X their width, D width, L = W + E.
+Shapes: N asks, Q choices, E evidence tokens, X their width.
 """
 
 from __future__ import annotations
@@ -17,24 +17,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
+from .audit_reader import Reader, Row, as_row, frame_numbers
 from .audit_views import VIEWS, View, pixels, state, told
 from .grading import grade
 from .items import Evidence, Item, Suite
 
 GATE = 0.9
-_MENTIONS = 3  # objects that a question names
-_MARKS = _MENTIONS + 1  # and whether it asks of all of a colour or a shape
-_MOST_CHOICES = 10
-_MOST_WORDS = 96
-_GAP, _UNKNOWN, _OPEN = 0, 1, 2  # words: none, never seen, the beginning of a choice
-_LEARNT = 0.003  # mean loss from which more steps teach nothing
+_LEARNT = 0.01  # mean loss from which more steps teach nothing
 _BATCH = 64
+_RATE = 2e-3
 _MEASURED = 1000  # rows whose tokens give mean and deviation
-_STILL = 0.1  # least deviation of a column
 _CLIP_CHOICES = ("possible", "impossible")
 
 
@@ -59,7 +54,7 @@ class Gate:
     steps: int = 1000
     size: int = 32
     pictures: int = 4
-    dim: int = 96
+    dim: int = 64
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -74,72 +69,6 @@ class _Ask:
     text: str
     choices: tuple[str, ...]
     answer: int
-
-
-@dataclass(frozen=True)
-class _Row:
-    """An ask as tensors.
-
-    Args:
-        words_W, owner_W: words of the question and the choices; whose each is, 0 the question's.
-        tokens_EX: what is shown.
-        marks_EM: which mention in the question a token's object is, whether all of its colour or
-            its shape are meant, and which choices name it. Who "the red ball" is must not be what
-            the gate fails to learn. 0 for pixels.
-    """
-
-    words_W: Tensor
-    owner_W: Tensor
-    tokens_EX: Tensor
-    marks_EM: Tensor
-    answer: int
-
-
-class Reader(nn.Module):
-    """Question and choices look at the evidence: layers of attention over all, then a number where
-    each choice begins.
-
-    Args:
-        tokens_EX: such as will be shown.
-        num_words: that are known, the three special ones included.
-        dim: D.
-    """
-
-    def __init__(self, tokens_EX: Tensor, num_words: int, dim: int) -> None:
-        super().__init__()
-        width = tokens_EX.shape[1]
-        # A centimetre of size must count as much as a metre of place.
-        self.register_buffer("mean_X", tokens_EX.mean(0))
-        self.register_buffer("deviation_X", tokens_EX.std(0).clamp_min(_STILL))
-        self.evidence = nn.Linear(width, dim)
-        self.words = nn.Embedding(num_words, dim, padding_idx=_GAP)
-        self.places = nn.Embedding(_MOST_WORDS, dim)
-        self.owners = nn.Embedding(1 + _MOST_CHOICES, dim)
-        self.mentions = nn.Linear(_MARKS, dim, bias=False)
-        layer = nn.TransformerEncoderLayer(
-            dim, 4, 2 * dim, 0.0, "gelu", batch_first=True, norm_first=True
-        )
-        self.trunk = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1))
-
-    def forward(self, rows: Sequence[_Row]) -> Tensor:
-        """(N, Q) a number for each choice; -inf where there is none."""
-        words_NW = pad_sequence([row.words_W for row in rows], batch_first=True)
-        owner_NW = pad_sequence([row.owner_W for row in rows], batch_first=True)
-        tokens_NEX = pad_sequence([row.tokens_EX for row in rows], batch_first=True)
-        marks_NEM = pad_sequence([row.marks_EM for row in rows], batch_first=True)
-        sizes_N1 = torch.tensor([[len(row.tokens_EX)] for row in rows])
-        lacks_NE = torch.arange(tokens_NEX.shape[1]) >= sizes_N1
-        x_NWD = self.words(words_NW) + self.owners(owner_NW)
-        x_NWD = x_NWD + self.places(torch.arange(words_NW.shape[1]))
-        tokens_NEX = (tokens_NEX - self.mean_X) / self.deviation_X
-        x_NED = self.evidence(tokens_NEX) + self.mentions(marks_NEM[..., :_MARKS])
-        x_NED = x_NED + marks_NEM[..., _MARKS:] @ self.owners.weight[1:]
-        lacks_NL = torch.cat([words_NW == _GAP, lacks_NE], 1)
-        x_NLD = self.trunk(torch.cat([x_NWD, x_NED], 1), src_key_padding_mask=lacks_NL)
-        said_NW = self.head(x_NLD[:, : words_NW.shape[1]])[..., 0]
-        parts = [said[words == _OPEN] for said, words in zip(said_NW, words_NW, strict=True)]
-        return pad_sequence(parts, batch_first=True, padding_value=-torch.inf)
 
 
 def gate_scores(
@@ -158,11 +87,9 @@ def gate_scores(
             continue
         asks = [[ask for item in some for ask in _asks(item)] for some in items]
         views = [_views(s, some, gate) for s, some in zip((learn, judge), asks, strict=True)]
-        words = _spell(asks[0])
-        rows = [_row(a, v, words) for a, v in zip(asks[0], views[0], strict=True)]
-        model = _learnt(rows, len(words) + 3, gate, seed)
-        rows = [_row(a, v, words) for a, v in zip(asks[1], views[1], strict=True)]
-        scores = _judged(model, items[1], rows)
+        frames = frame_numbers([text for ask in asks[0] for text in (ask.text, *ask.choices)])
+        model = _learnt(_rows(asks[0], views[0], frames), len(frames), gate, seed)
+        scores = _judged(model, items[1], _rows(asks[1], views[1], frames))
         found[family] = (sum(scores) / len(scores), len(scores))
     return found
 
@@ -196,44 +123,21 @@ def _views(suite: Suite, asks: Sequence[_Ask], gate: Gate) -> list[View]:
     return [memory[key] for key in keys]
 
 
-def _spell(asks: Sequence[_Ask]) -> dict[str, int]:
-    texts = {text for ask in asks for text in (ask.text, *ask.choices)}
-    found = sorted({word for text in texts for word in _split(text)})
-    return {word: k + 3 for k, word in enumerate(found)}
+def _rows(asks: Sequence[_Ask], views: Sequence[View], frames: Mapping[str, int]) -> list[Row]:
+    return [
+        as_row(ask.text, ask.choices, ask.answer, view=view, frames=frames)
+        for ask, view in zip(asks, views, strict=True)
+    ]
 
 
-def _split(text: str) -> list[str]:
-    return text.replace("?", " ?").split()
-
-
-def _row(ask: _Ask, view: View, words: Mapping[str, int]) -> _Row:
-    ids = [words.get(word, _UNKNOWN) for word in _split(ask.text)]
-    owners = [0] * len(ids)
-    for number, choice in enumerate(ask.choices):
-        said = [words.get(word, _UNKNOWN) for word in _split(choice)]
-        ids += [_OPEN, *said]
-        owners += [number + 1] * (1 + len(said))
-    marks_EM = torch.zeros(len(view.names), _MARKS + _MOST_CHOICES)
-    asked = ask.text or ask.choices[0]
-    order = sorted((n for n in set(view.names) if n and n in asked), key=asked.index)[:_MENTIONS]
-    for e, name in enumerate(view.names):
-        if name in order:
-            marks_EM[e, order.index(name)] = 1
-        elif not order:
-            marks_EM[e, _MENTIONS] = float(any(word in asked for word in name.split()))
-        for number, choice in enumerate(ask.choices):
-            marks_EM[e, _MARKS + number] = float(bool(name) and name in choice)
-    return _Row(torch.tensor(ids), torch.tensor(owners), view.tokens_EX, marks_EM, ask.answer)
-
-
-def _learnt(rows: Sequence[_Row], num_words: int, gate: Gate, seed: int) -> Reader:
+def _learnt(rows: Sequence[Row], num_frames: int, gate: Gate, seed: int) -> Reader:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tokens_EX = torch.cat([row.tokens_EX for row in rows[:_MEASURED]])
-        model = Reader(tokens_EX, num_words, gate.dim)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.02)
+        model = Reader(tokens_EX, rows[0].plain, num_frames=num_frames, dim=gate.dim)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 1e-3, total_steps=gate.steps, pct_start=0.1
+        optimiser, _RATE, total_steps=gate.steps, pct_start=0.1
     )
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
@@ -254,7 +158,7 @@ def _learnt(rows: Sequence[_Row], num_words: int, gate: Gate, seed: int) -> Read
     return model.eval()
 
 
-def _judged(model: Reader, items: Sequence[Item], rows: Sequence[_Row]) -> list[float]:
+def _judged(model: Reader, items: Sequence[Item], rows: Sequence[Row]) -> list[float]:
     numbers: list[list[float]] = []
     with torch.no_grad():
         for start in range(0, len(rows), _BATCH):

@@ -28,7 +28,8 @@ _LINKS = 3  # pictures of which supports and containers are told
 _OBJECTS = 20
 _KIND = len(COLOURS) + len(SHAPES) + len(MATERIALS)
 _SOUND = 6
-_PLACES = _KIND + _OBJECTS + 2  # column from which the places stand
+_SIZE = 2
+_PLAIN = _SIZE + 3 + 2  # columns: the size, the last place and speed
 _FAR_M = 5.0  # what is not there at all stands much farther off
 _PATCH = 8
 _CHUNK_S = 0.04
@@ -38,10 +39,12 @@ _TURNED = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "above": (0.0, 1.0), "below
 
 @dataclass(frozen=True)
 class View:
-    """Tokens (E, X), and of each the name of its object, "red ball"; "" where it has none."""
+    """Tokens (E, X), and of each the name of its object, "red ball"; "" where it has none. The
+    first `plain` columns are sizes, places and speeds as they are, m and m/s."""
 
     tokens_EX: Tensor
     names: tuple[str, ...]
+    plain: int = 0
 
 
 def state(take: Take, until_s: float | None) -> View:
@@ -57,16 +60,20 @@ def state(take: Take, until_s: float | None) -> View:
         if event.impulse > 0 and event.time_s < until:
             rows.append(_sound_row(event, material, last_s))
     silent = ("",) * (len(rows) - len(truth.names))
-    return View(torch.stack(rows), truth.names + silent)
+    return View(torch.stack(rows), truth.names + silent, _PLAIN)
 
 
 def _object_row(truth: Truth, n: int, chosen_T: Tensor) -> Tensor:
     one = torch.eye(_OBJECTS)
-    parts = [_kind(int(truth.colour_N[n]), int(truth.shape_N[n]), int(truth.material_N[n]))]
-    parts += [one[n], truth.size_N2[n]]
+    places_T3 = truth.position_TN3[chosen_T, n].clamp(-_FAR_M, _FAR_M)
+    speeds_T2 = truth.velocity_TN3[chosen_T, n, :2]
+    parts = [truth.size_N2[n], places_T3[-1], speeds_T2[-1]]
+    parts += [_kind(int(truth.colour_N[n]), int(truth.shape_N[n]), int(truth.material_N[n]))]
     parts += [
-        truth.position_TN3[chosen_T, n].clamp(-_FAR_M, _FAR_M).flatten(),
-        truth.velocity_TN3[chosen_T, n, :2].flatten(),
+        one[n],
+        # What rests says its place once.
+        (places_T3[:-1] - places_T3[-1]).flatten(),
+        speeds_T2[:-1].flatten(),
         truth.visible_TN[chosen_T, n],
         truth.held_TN[chosen_T, n].float(),
     ]
@@ -82,14 +89,14 @@ def _kind(colour: int, shape: int, material: int) -> Tensor:
 
 def _sound_row(event: Event, material: int, last_s: float) -> Tensor:
     row = torch.zeros(state_width())
-    row[len(COLOURS) + len(SHAPES) + material] = 1
+    row[_PLAIN + len(COLOURS) + len(SHAPES) + material] = 1
     row[-_SOUND:] = torch.tensor([1.0, *event.position, event.time_s - last_s, event.impulse])
     return row
 
 
 def state_width() -> int:
     """X of the state."""
-    fixed = _PLACES + _SOUND
+    fixed = _SIZE + _KIND + _OBJECTS + _SOUND
     return fixed + STATE_PICTURES * _PER_PICTURE + 2 * _LINKS * _OBJECTS
 
 
@@ -111,13 +118,12 @@ def told(lines: Sequence[str]) -> View:
     rows = []
     for n, (name, (x, y)) in enumerate(places.items()):
         colour, shape = name.split()
-        where_T3 = torch.tensor([x, y, 0.0]).repeat(STATE_PICTURES, 1)
         row = torch.zeros(state_width())
-        row[:_KIND] = _kind(COLOURS.index(colour), SHAPES.index(shape), 0)
-        row[_KIND + n] = 1
-        row[_PLACES : _PLACES + 3 * STATE_PICTURES] = where_T3.flatten()
+        row[_SIZE : _SIZE + 2] = torch.tensor([x, y])
+        row[_PLAIN : _PLAIN + _KIND] = _kind(COLOURS.index(colour), SHAPES.index(shape), 0)
+        row[_PLAIN + _KIND + n] = 1
         rows.append(row)
-    return View(torch.stack(rows), tuple(places))
+    return View(torch.stack(rows), tuple(places), _PLAIN)
 
 
 def told_places(lines: Sequence[str]) -> dict[str, tuple[float, float]]:

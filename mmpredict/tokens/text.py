@@ -143,6 +143,11 @@ class TextTokens:
             object.__setattr__(self, "_tokenizer", (tokenizer, size))
         return self._tokenizer
 
+    @property
+    def tokenizer(self) -> Any:
+        """The trained vocabulary of a BPE, as `tokenizers` has it."""
+        return self._bpe_and_size()[0]
+
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_tokenizer"}
 

@@ -1,6 +1,7 @@
 """LightningModules and what hangs on the Trainer."""
 
+from mmpredict.training.finetune import Finetune
 from mmpredict.training.pretrain import Pretrain
 from mmpredict.training.tokenizer import FsqTokenizers
 
-__all__ = ["FsqTokenizers", "Pretrain"]
+__all__ = ["Finetune", "FsqTokenizers", "Pretrain"]

@@ -35,9 +35,17 @@ class WeightAverage:
         self.depth = 0  # how often `shown` was entered; above 0 the module holds the average
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the weights of a step in; no number leaves the device."""
-        torch._foreach_lerp_(self.other, self.weights, 1 - self.decay)
+    def update(self, bad: Tensor | None = None) -> None:
+        """Take the weights of a step in; no number leaves the device.
+
+        Args:
+            bad: 0-d, 1 where the step was skipped: the average then stays as it is.
+        """
+        if bad is None:
+            torch._foreach_lerp_(self.other, self.weights, 1 - self.decay)
+        else:
+            share = (1 - self.decay) * (1 - bad)
+            torch._foreach_lerp_(self.other, self.weights, [share] * len(self.other))
 
     @contextmanager
     def shown(self) -> Iterator[None]:

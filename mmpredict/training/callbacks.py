@@ -1,7 +1,7 @@
-"""What hangs on the Trainer of every run: progress, checkpoints, closing table, samples, report.
+"""What hangs on the Trainer of every run: progress, closing table, samples, report, and the rest.
 
-Numbers must not be lost, so a failure to write them raises; pictures are a courtesy, so a failure
-to draw them is said once and the training goes on.
+Results must not be lost, so a failure to write them raises (the weights are safe by then); other
+logs and pictures are a courtesy: what fails of them is said once, and the training goes on.
 """
 
 from __future__ import annotations
@@ -19,25 +19,31 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
 from mmpredict.schema import Batch
 from mmpredict.training import samples
 from mmpredict.training.data_report import DataReport, data_lines
+from mmpredict.training.disk import DiskSpace
 from mmpredict.training.meters import Meters
 from mmpredict.training.predictions import Predictions, finite
 from mmpredict.training.progress import Progress
+from mmpredict.training.randomness import Randomness
 from mmpredict.training.report import write_report
 from mmpredict.training.report_table import print_table
-
-SHARDED = ("FSDPStrategy", "ModelParallelStrategy")  # one rank alone cannot run the model there
+from mmpredict.training.saving import SHARDED, Checkpoints
+from mmpredict.training.signals import Signals
+from mmpredict.training.watchdog import Watchdog
 
 
 def run_callbacks(run_dir: Path) -> list[Callback]:
     """The callbacks of every run; they write to `run_dir`."""
     return [
+        Randomness(),
+        Signals(),
+        Watchdog(),
+        DiskSpace(),
         Progress(),
         Meters(),
         FinalTable(run_dir),
@@ -47,91 +53,6 @@ def run_callbacks(run_dir: Path) -> list[Callback]:
         DataReport(run_dir),
         Checkpoints(run_dir / "ckpt"),
     ]
-
-
-class Checkpoints(ModelCheckpoint):
-    """Keeps `last.ckpt`, of each validation, of the end or a crash, and the one before.
-
-    A file is written under another name and renamed when it is whole, so that a run that is killed
-    while saving keeps what it had.
-
-    Args:
-        dirpath: folder of the files; None for ckpt/ in the trainer's default_root_dir.
-        every_n_train_steps: save also every so many steps; 0 for validations only.
-    """
-
-    def __init__(self, dirpath: Path | None = None, every_n_train_steps: int = 0) -> None:
-        super().__init__(dirpath=dirpath, save_top_k=0, save_last=True, save_on_exception=True)
-        self.every = every_n_train_steps
-        self.saved_step = -1
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.dirpath is None:
-            self.dirpath = os.path.join(trainer.default_root_dir, "ckpt")
-        self.dirpath = str(trainer.strategy.broadcast(self.dirpath))
-        self.saved_step = -1
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: a checkpoint that was moved must not speak of its old folder."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, whatever an older checkpoint says."""
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.every and trainer.global_step % self.every == 0:
-            self.save(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: an epoch may be one batch."""
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save(trainer)
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        if trainer.global_step > 0:
-            self.save(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save(trainer)
-
-    def save(self, trainer: Trainer) -> None:
-        """Write `last.ckpt`, unless this step is in it already. All ranks call this together."""
-        if (
-            trainer.fast_dev_run
-            or trainer.sanity_checking
-            or trainer.state.fn != TrainerFn.FITTING
-            or trainer.global_step == self.saved_step
-        ):
-            return
-        last = Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
-        part = last.with_suffix(".part")
-        self.last_model_path = self.best_model_path = str(last)
-        self.saved_step = trainer.global_step
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            _rotate(part, last, last.with_stem("previous"))
-        trainer.strategy.barrier()
-
-
-def _rotate(part: Path, last: Path, previous: Path) -> None:
-    """part -> last -> previous. There is a `last` at every moment, where files can be linked."""
-    if last.is_file():
-        spare = previous.with_suffix(".part")
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(last, spare)
-            os.replace(spare, previous)
-        except OSError:  # no hard links on this disk
-            os.replace(last, previous)
-    elif last.is_dir():  # sharded checkpoints are folders
-        import shutil
-
-        shutil.rmtree(previous, ignore_errors=True)
-        os.replace(last, previous)
-    os.replace(part, last)
 
 
 class FinalTable(Callback):

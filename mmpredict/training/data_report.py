@@ -14,6 +14,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from mmpredict.training.disk import give_up
+
 SHOWN = 10  # skipped files in a terminal
 QUARANTINE = "quarantine.jsonl"
 
@@ -51,16 +53,17 @@ class DataReport(Callback):
         log = getattr(getattr(trainer, "datamodule", None), "skip_log", None)
         if log is None or len(log.reasons) == self._written or not trainer.is_global_zero:
             return
-        folder = Path(self.run_dir or trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         rows = [
             {"source": source, "reason": reason, "kind": log.kinds.get(source, "unreadable")}
             for source, reason in log.reasons.items()
         ]
+        folder = Path(self.run_dir or trainer.default_root_dir)
         part = folder / f"{QUARANTINE}.part"
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(part, folder / QUARANTINE)
-        self._written = len(rows)
+        with give_up(f"{QUARANTINE} not written"):
+            folder.mkdir(parents=True, exist_ok=True)
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            os.replace(part, folder / QUARANTINE)
+            self._written = len(rows)
 
 
 def data_lines(trainer: Trainer, most: int = SHOWN) -> list[str]:

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
+
+MOMENTUM = "momentum_buffer"  # in the state that torch's Muon keeps
 
 
 class MuonAdamW(Optimizer):
@@ -59,6 +62,22 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._muon.step()
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is None:
+            self._muon.step()
+        else:
+            self._adamw.found_inf = found_inf
+            self._move_hidden_unless(found_inf > 0)
         self._adamw.step()
         return loss
+
+    def _move_hidden_unless(self, bad: Tensor) -> None:
+        """Muon's step; where `bad` is True all is as before, and nobody had to wait to know."""
+        hidden = [p for g in self._muon.param_groups for p in g["params"] if p.grad is not None]
+        weights = [p.detach().clone() for p in hidden]
+        momenta = [self.state[p].get(MOMENTUM, torch.zeros_like(p)).clone() for p in hidden]
+        self._muon.step()
+        for p, weight, momentum in zip(hidden, weights, momenta, strict=True):
+            p.copy_(torch.where(bad, weight, p))
+            now = self.state[p][MOMENTUM]
+            now.copy_(torch.where(bad, momentum, now))

@@ -7,7 +7,7 @@ Lightning clips, accumulates, saves and resumes them like any other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,6 +56,7 @@ def optimizer_for(
     *,
     trunk: nn.Module | None = None,
     balance: Iterable[nn.Parameter] = (),
+    scales: Mapping[int, float] | None = None,
 ) -> Optimizer:
     """The optimiser of a predictor.
 
@@ -66,6 +67,7 @@ def optimizer_for(
         settings: how.
         trunk: the part of `module` whose matrices Muon takes.
         balance: weights of the losses; 10 times the learning rate, no decay.
+        scales: factors on the learning rate, by id of a parameter; 1 for those not named.
     """
     hidden = _hidden_matrices(trunk) if settings.kind == "muon" and trunk is not None else []
     taken = {id(p) for p in hidden}
@@ -78,6 +80,7 @@ def optimizer_for(
         {"params": decayed, "weight_decay": settings.weight_decay, "name": "matrices"},
         {"params": plain, "weight_decay": 0.0, "name": "vectors"},
     ]
+    groups = _scaled(groups, settings.lr, scales or {})
     if balance := list(balance):
         rate = BALANCE_LR * settings.lr
         groups.append({"params": balance, "weight_decay": 0.0, "lr": rate, "name": "balance"})
@@ -91,12 +94,31 @@ def optimizer_for(
             f"optimizer 'muon' has no matrix to move: the trunk has no linear map of at least "
             f"{LEAST_SIDE} x {LEAST_SIDE}; take 'adamw'"
         )
+    moved = [{"params": hidden, "weight_decay": settings.weight_decay, "name": "hidden"}]
     return MuonAdamW(
-        [{"params": hidden, "weight_decay": settings.weight_decay, "name": "hidden"}],
+        _scaled(moved, settings.lr, scales or {}),
         adamw,
         lr=settings.lr,
         momentum=settings.momentum,
     )
+
+
+def _scaled(
+    groups: list[dict[str, Any]], lr: float, scales: Mapping[int, float]
+) -> list[dict[str, Any]]:
+    """Each group, split by the factors on the rates of its parameters, the largest first."""
+    found = []
+    for group in groups:
+        parts: dict[float, list[Tensor]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(scales.get(id(parameter), 1.0), []).append(parameter)
+        if parts.keys() <= {1.0}:
+            found.append(group)
+            continue
+        for factor in sorted(parts, reverse=True):
+            name = group["name"] if factor == 1.0 else f"{group['name']} x {factor:.4g}"
+            found.append({**group, "params": parts[factor], "lr": lr * factor, "name": name})
+    return found
 
 
 def _hidden_matrices(trunk: nn.Module) -> list[Tensor]:

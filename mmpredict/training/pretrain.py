@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,9 @@ from mmpredict.objectives import (
 )
 from mmpredict.schema import Batch, Layout, Prediction
 from mmpredict.training.averaging import WeightAverage
+from mmpredict.training.bad_steps import BadSteps, StepGuard, norm_of, stays_on_device, whole
 from mmpredict.training.checkpoint import PREFIX, describe
+from mmpredict.training.compared import check_architecture
 from mmpredict.training.held_out import HeldOut
 from mmpredict.training.latent import LatentMonitor
 from mmpredict.training.optim import (
@@ -38,8 +41,12 @@ from mmpredict.training.optim import (
     settings_of,
     warmup_stable_decay,
 )
+from mmpredict.training.predictions import finite
+from mmpredict.training.ranks import Ranks
+from mmpredict.training.sharding import share_out
 
 SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")  # hold parts of weights
+CLIP_THEMSELVES = ("FSDPStrategy", "DeepSpeedStrategy")  # torch clips what FSDP2 has sharded
 RUNNING = "running_weights"  # in a checkpoint: those that are trained, beside their average
 
 
@@ -64,6 +71,7 @@ class Pretrain(LightningModule):
         weights: of the losses.
         eval_samples: futures drawn per block when validating.
         sample_steps: steps of the flow head per future.
+        bad_steps: which steps are skipped, and when there are too many of them.
     """
 
     def __init__(  # noqa: PLR0913 - the knobs of a recipe
@@ -84,6 +92,7 @@ class Pretrain(LightningModule):
         weights: LossWeights = LossWeights(),  # noqa: B008 - frozen
         eval_samples: int = 8,
         sample_steps: int = 10,
+        bad_steps: BadSteps = BadSteps(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         weights.check(layout)
@@ -109,10 +118,12 @@ class Pretrain(LightningModule):
         self.ngrams = {
             int(s.modality): NgramCounts(s.vocab_size) for s in layout.streams if s.is_discrete
         }
+        self._uncounted: dict[int, tuple[Tensor, Tensor]] = {}
+        self.guard = StepGuard(bad_steps)
+        self.ranks: Ranks | None = None  # where there are several
         self.held_out = self.new_held_out()
         self.results: dict[str, Any] = {}
-        self.statistics_taken = False
-        self.latent_monitor = LatentMonitor(layout)
+        self.statistics_taken, self.latent_monitor = False, LatentMonitor(layout)
 
     def new_held_out(self) -> HeldOut:
         return HeldOut(
@@ -132,9 +143,14 @@ class Pretrain(LightningModule):
         if stage == "fit" and self.compiles and not self.predictor.trunk.compiled:
             self.predictor.compile_layers()
 
+    def configure_model(self) -> None:
+        """Share the weights out, where the strategy asks for it."""
+        share_out(self.predictor, self.trainer)
+
     def on_fit_start(self) -> None:
         """Read the weights of image encoders, unless a checkpoint brought them, and begin the
         average where the weights are now: on their device, loaded if resumed."""
+        self.ranks = Ranks(self.predictor.layout, self) if self.trainer.world_size > 1 else None
         self.predictor.read_weights()
         if not self.ema:
             return
@@ -159,12 +175,22 @@ class Pretrain(LightningModule):
         the n-gram baselines."""
         self.predictor.check(batch)
         if self.trainer.training:
-            for modality, counts in self.ngrams.items():
-                if modality in batch.contents:
-                    counts.add(*ids_and_previous(batch, modality, counts.vocab_size))
+            self._uncounted = {
+                modality: ids_and_previous(batch, modality, counts.vocab_size)
+                for modality, counts in self.ngrams.items()
+                if modality in batch.contents
+            }
         return batch
 
+    def on_after_backward(self) -> None:
+        """Now the batch counts, if its step is good: one that failed is met again by a resumed
+        run."""
+        for modality, ids in self._uncounted.items():
+            self.guard.if_good(partial(self.ngrams[modality].add, *ids))
+        self._uncounted = {}
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.guard.take(batch, self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
         prediction = self.predictor(batch)
         losses = self.losses(prediction)
         step, every = self.trainer.global_step, self.trainer.log_every_n_steps
@@ -173,14 +199,17 @@ class Pretrain(LightningModule):
             said = {f"train/log_variance/{n}": s.detach() for n, s in self.log_variances.items()}
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             ranks = self.latent_monitor.look(prediction)
-            self.log_dict(parts | said | ranks | {"train/lr": rate}, batch_size=batch.num_rows)
-        return losses.total
+            state = {"train/lr": rate, "train/bad_steps": float(self.guard.total)}
+            self.log_dict(parts | said | ranks | state, batch_size=batch.num_rows)
+        if self.ranks is None:
+            return self.guard.loss(losses.total)
+        return self.guard.loss(self.ranks.reaching_all(losses.total, prediction, batch))
 
     def losses(self, prediction: Prediction) -> Losses:
         """What the predictor says of a batch, scored."""
-        if not self.log_variances:
-            return next_loss(prediction, self.predictor.layout, self.weights)
-        return next_loss(prediction, self.predictor.layout, self.weights, self.log_variances)
+        factors = self.ranks.factors(prediction) if self.ranks is not None else None
+        layout, learned = self.predictor.layout, self.log_variances or None
+        return next_loss(prediction, layout, self.weights, learned, factors=factors)
 
     def configure_gradient_clipping(
         self,
@@ -188,30 +217,52 @@ class Pretrain(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning does it, but also under bfloat16 with a fused optimiser, which Lightning
-        2.6 refuses although nothing is unscaled there. Keeps the norm for the log."""
-        plugin = self.trainer.precision_plugin
+        """As Lightning does it, but also under bfloat16 with a fused optimiser, which Lightning 2.6
+        refuses although nothing is unscaled there; and a bad step is kept from moving anything."""
+        if self.ranks is not None:
+            self.ranks.average_apart(self.log_variances.values())
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        norm = self._clipped(optimizer, gradient_clip_val, gradient_clip_algorithm, scaled=scaled)
+        step, on_device = self.trainer.global_step, stays_on_device(optimizer, norm, scaled=scaled)
+        self.guard.judge(norm, optimizer, step, on_device=on_device)
+
+    def _clipped(
+        self, optimizer: Optimizer, gradient_clip_val: float | None, algorithm: Any, *, scaled: bool
+    ) -> Tensor:
+        """Clip; the norm before."""
         if not gradient_clip_val:
-            return
-        if str(getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm)) == "value":
+            return norm_of(optimizer)
+        if str(getattr(algorithm, "value", algorithm)) == "value":
+            norm = norm_of(optimizer)
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-        elif type(self.trainer.strategy).__name__ in SHARDED or getattr(plugin, "scaler", None):
+        elif type(self.trainer.strategy).__name__ in CLIP_THEMSELVES or scaled:
+            norm = norm_of(optimizer)
             self.clip_gradients(
                 optimizer,
                 gradient_clip_val=gradient_clip_val,
-                gradient_clip_algorithm=gradient_clip_algorithm,
+                gradient_clip_algorithm=algorithm,
             )
         else:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            self.grad_norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            norm = self.grad_norm = whole(nn.utils.clip_grad_norm_(parameters, gradient_clip_val))
+        return norm
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        if (bad := self.guard.bad) is not None and bad.device.type == "cpu":
+            return
         keep_in_range(self.log_variances)
-        self.predictor.follow_encoders()
+        self.predictor.follow_encoders(bad)
         if self.average is not None:
-            self.average.update()
+            self.average.update(bad)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Behind every callback's turn: nothing of the step is half done if the run stops here."""
+        self.guard.behind(self.trainer, wait=False)
+
+    def on_train_end(self) -> None:
+        self.guard.behind(self.trainer, wait=True)
 
     @contextmanager
     def scored_weights(self) -> Iterator[None]:
@@ -275,6 +326,10 @@ class Pretrain(LightningModule):
         results = scores.results()
         return {name: value for name, value in results.items() if isinstance(value, dict)}
 
+    def rate_scales(self) -> dict[int, float]:
+        """By id of a parameter, a factor on its learning rate; none from scratch."""
+        return {}
+
     def configure_optimizers(self) -> dict[str, Any]:
         # A scaler of gradients (fp16) and clipping need the unfused AdamW.
         fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
@@ -283,6 +338,7 @@ class Pretrain(LightningModule):
             replace(self.moved, fused=fused),
             trunk=self.predictor.trunk,
             balance=self.log_variances.values(),
+            scales=self.rate_scales(),
         )
         schedule = warmup_stable_decay(optimizer, steps=self.trainer.max_steps, **self.schedule)
         self._settings = settings_of(optimizer)
@@ -293,18 +349,25 @@ class Pretrain(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         datamodule = self.trainer.datamodule
+        self.guard.settle(self.trainer)
+        checkpoint["bad_steps"] = self.guard.state_dict()
         checkpoint["mmpredict"] = describe(
             self.predictor, datamodule.codecs, datamodule.loading.context_length
         ) | {"ngrams": {int(m): counts.state_dict() for m, counts in self.ngrams.items()}}
+        if self.results:  # of the last validation; a run that begins with this compares its own
+            checkpoint["mmpredict"]["scores"] = finite(self.results)
         if self.average is not None:  # what is loaded from it predicts with the average
             checkpoint[RUNNING] = _prefixed(self.average.running())
             checkpoint["state_dict"] |= _prefixed(self.average.averaged())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_architecture(self, checkpoint)
         self.statistics_taken = True  # they are buffers of the predictor
         data = type(getattr(self.trainer, "datamodule", None)).__qualname__
         if self.trainer.state.fn == TrainerFn.FITTING and data not in checkpoint:
             print(f"note: the checkpoint does not say how far {data} was read; it begins anew")
+        if self.trainer.state.fn == TrainerFn.FITTING and "bad_steps" in checkpoint:
+            self.guard.load_state_dict(checkpoint["bad_steps"])
         for modality, state in checkpoint["mmpredict"]["ngrams"].items():
             self.ngrams[modality].load_state_dict(state)
         if self.trainer.state.fn == TrainerFn.FITTING and RUNNING in checkpoint:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpredict.training import report_curves
+from mmpredict.training.report_before_after import html_section
 from mmpredict.training.report_style import STYLE
 from mmpredict.training.report_table import html_table
 
@@ -49,6 +50,7 @@ def write_report(
     series = report_curves.read_metrics(metrics)
     sections = [
         _section("Scores", _scores(results, scored)),
+        _section("Before and after", html_section(run_dir)),
         _section("Curves", _curves(series)),
         _section("Next frame", _frames(run_dir)),
         _section("Next sound", _sound(run_dir)),

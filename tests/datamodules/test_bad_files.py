@@ -11,7 +11,7 @@ import pytest
 
 from datamodules import AudioVisual, Skipped
 from mmpredict.media import Limits, write_clip
-from mmpredict.schema import Batch, Clip, UserError
+from mmpredict.schema import Batch, Clip, Stop
 from mmpredict.tokens import TextTokens
 from tests.datamodules.small import (
     STREAMS,
@@ -270,7 +270,7 @@ def test_mostly_broken_files_stop_with_the_whole_list(tmp_path):
     write_sounds(tmp_path, 3)
     for n in range(4):
         (tmp_path / f"bad{n}.mp4").write_text("no")
-    with pytest.raises(UserError) as stop:
+    with pytest.raises(Stop) as stop:
         folder_data(tmp_path)
     assert "4 of 7 files" in str(stop.value)
     assert all(f"bad{n}.mp4: " in str(stop.value) for n in range(4))
@@ -279,7 +279,7 @@ def test_mostly_broken_files_stop_with_the_whole_list(tmp_path):
 def test_files_that_break_while_reading_stop_the_run(tmp_path):
     for n in range(3):
         damage_middle(write_video(tmp_path / f"{n}.mp4", 4.0, n), 0.7, 0.8)
-    with pytest.raises(UserError, match="of 3 files cannot be used"):
+    with pytest.raises(Stop, match="of 3 files cannot be used"):
         read_all(folder_data(tmp_path, min_skipped=1, max_skipped_share=0.01))
     # But a few windows of each are not half of all.
     data = folder_data(tmp_path)
@@ -293,7 +293,7 @@ def test_the_five_percent_rule_and_its_limits(tmp_path):
         shutil.copy(good, tmp_path / f"copy{n}.wav")
     for n in range(10):
         (tmp_path / f"bad{n}.wav").write_text("no")
-    with pytest.raises(UserError, match="10 of 40 files"):
+    with pytest.raises(Stop, match="10 of 40 files"):
         folder_data(tmp_path)
     for limits in ({"max_skipped_share": 0.3}, {"min_skipped": 11}):
         assert len(folder_data(tmp_path, **limits).skip_log.reasons) == 10

@@ -53,7 +53,7 @@ def recipe(root: Path, workers: int) -> dict:
             "accelerator": "cpu",
             "callbacks": [
                 {
-                    "class_path": "mmpredict.training.callbacks.Checkpoints",
+                    "class_path": "mmpredict.training.saving.Checkpoints",
                     "init_args": {"every_n_train_steps": 5},
                 }
             ],

@@ -24,7 +24,7 @@ from datamodules import LeRobot
 from datamodules.feed.documents import Skipped
 from datamodules.feed.loading import Loading
 from datamodules.files.lerobot_folder import LeRobotFolder
-from mmpredict.schema import Clip, UserError
+from mmpredict.schema import Clip, Stop
 from mmpredict.sequence import separate
 from mmpredict.tokens import Patches, TextTokens
 from tests.datamodules.lerobot_files import (
@@ -127,7 +127,7 @@ def test_starts_that_are_a_fraction_of_a_frame_off_do_no_harm(tmp_path):
 )
 def test_a_film_at_another_rate_than_the_dataset_is_refused(tmp_path, film_fps: int, words: str):
     root = Dataset(film_fps=film_fps).write(tmp_path / "a")
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(Stop, match=words):
         module(root, clip_seconds=1.0)
 
 
@@ -449,7 +449,7 @@ def test_wrong_settings_are_named(root, knobs: dict, words: str):
 def test_too_many_missing_files_stop_the_run_with_the_list(tmp_path):
     root = Dataset().write(tmp_path / "a")
     (root / LINES).unlink()
-    with pytest.raises(UserError, match=r"3 of 5 .*\n.*episode 0: data/.* is missing; fetch it"):
+    with pytest.raises(Stop, match=r"3 of 5 .*\n.*episode 0: data/.* is missing; fetch it"):
         module(root)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from datamodules import Loading, Skipped, World
 from datamodules.feed.reading import DocumentError
-from mmpredict.schema import Batch, UserError
+from mmpredict.schema import Batch, Stop, UserError
 from tests.datamodules.small import (
     Numbered,
     all_documents,
@@ -179,7 +179,7 @@ def test_skipped_documents_are_counted_once_by_file():
 
 def test_more_than_half_stops_with_the_list():
     batches = loader(Numbered(4, act=lambda n: skip(1)(n) if n < 3 else None))
-    with pytest.raises(UserError) as stop:
+    with pytest.raises(Stop) as stop:
         list(batches)
     for part in ("3 of 4", "file-0.mp4: it ends early", "file-2.mp4: it ends early"):
         assert part in str(stop.value)
@@ -201,14 +201,14 @@ def test_more_than_half_stops_with_the_list():
 def test_limits_of_what_may_be_skipped(size, every, limits, stops):
     batches = loader(Numbered(size, act=skip(every)), **limits)
     if stops:
-        with pytest.raises(UserError, match="max_skipped_share"):
+        with pytest.raises(Stop, match="max_skipped_share"):
             list(batches)
     else:
         assert len(numbers(batches)) == size - len(batches.skip_log.reasons)
 
 
 def test_a_long_list_is_cut():
-    with pytest.raises(UserError) as stop:
+    with pytest.raises(Stop) as stop:
         list(loader(Numbered(60, act=skip(1)), max_skipped_share=1.0))
     lines = str(stop.value).splitlines()
     assert len(lines) == 22 and lines[-1] == "  ... and 11 more"

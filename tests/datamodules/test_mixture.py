@@ -9,7 +9,7 @@ from pytorch_lightning import LightningDataModule
 
 from datamodules import AudioVisual, ClipDataModule, Mixture, Skipped, Text, World
 from datamodules.feed.plan import EpochPlan
-from mmpredict.schema import UserError
+from mmpredict.schema import Stop
 from mmpredict.sequence import unpack
 from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens
 from tests.datamodules.small import (
@@ -301,7 +301,7 @@ def test_the_mixture_says_how_to_load(tmp_path):
     data.setup("test")
     assert data.skip_log.num_sources == 40, "counted once"
     assert max(r.modality.shape[1] for r in all_documents(data.documents("val"))[:11]) <= 114
-    with pytest.raises(UserError, match="11 of 40"):
+    with pytest.raises(Stop, match="11 of 40"):
         mixture(*parts(), loading=loading(context_length=114))
     with pytest.raises(ValueError, match="114 positions"):
         mixture(*parts(), loading=loading(context_length=113, min_skipped=12))

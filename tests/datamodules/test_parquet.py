@@ -14,7 +14,7 @@ import pytest
 from datamodules import AudioVisual, Skipped
 from datamodules.parquet import Parquet, split_named
 from mmpredict.media import Limits
-from mmpredict.schema import UserError
+from mmpredict.schema import Stop, UserError
 from mmpredict.tokens import TextTokens
 from tests.datamodules.small import (
     AUDIO,
@@ -350,7 +350,7 @@ def test_a_broken_video_and_one_over_the_limit(tmp_path):
     path = table(tmp_path / "b.parquet", {"video": cells}, {"video": MEDIA})
     data = parquet(path, "video")
     assert list(data.skip_log.reasons) == ["b.parquet!4"]
-    with pytest.raises(UserError, match="Limits.max_duration_s"):
+    with pytest.raises(Stop, match="Limits.max_duration_s"):
         parquet(path, "video", limits=Limits(max_duration_s=1.0))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from datamodules import AudioVisual, Skipped
 from datamodules.shards import Shards
-from mmpredict.schema import Clip, Modality, Series, TextPiece, UserError
+from mmpredict.schema import Clip, Modality, Series, Stop, TextPiece, UserError
 from mmpredict.shards import Remote, Store
 from mmpredict.tokens import Codecs, MelChunks, Patches, TextTokens, Vectors
 from tests.datamodules.small import (
@@ -334,7 +334,7 @@ def test_what_cannot_be_trained_on(tmp_path):
         shards(tmp_path / "none")
     with pytest.raises(UserError, match="holds no sample"):
         shards(write_store(tmp_path / "empty", []))
-    with pytest.raises(UserError, match="k0000: has no stream that the recipe uses"):
+    with pytest.raises(Stop, match="k0000: has no stream that the recipe uses"):
         silent = replace(recording(0.5, sound=False), texts=())
         shards(write_store(tmp_path / "v", [of_clip(silent, "raw")] * 3), "audio")
     with pytest.raises(ValueError, match="context_length is 12"):

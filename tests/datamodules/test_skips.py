@@ -8,7 +8,7 @@ import torch
 from datamodules import Loading, Skipped
 from datamodules.feed.reading import substitutes
 from datamodules.feed.skips import SkipLog
-from mmpredict.schema import Layout, StreamSpec, UserError
+from mmpredict.schema import Layout, Stop, StreamSpec, UserError
 from tests.datamodules.small import Numbered, loader, numbers, same, waiting
 
 
@@ -74,7 +74,7 @@ def test_too_many_in_a_row_stop_the_run_with_their_names():
     data = Numbered(100, act=broken(*range(40, 60)))
     data.order = lambda seed, epoch, spread: torch.arange(100)
     batches = loader(data, seed=0, max_skipped_in_a_row=20, max_skipped_share=1.0)
-    with pytest.raises(UserError) as stop:
+    with pytest.raises(Stop) as stop:
         list(batches)
     message = str(stop.value)
     assert (
@@ -117,7 +117,7 @@ def test_a_long_film_with_a_broken_window_is_not_a_broken_film():
         for _ in range(3):  # every epoch meets the same window
             log.add(Skipped(f"{film}.mp4", "damaged at 3 s", share=0.1))
     assert len(log.reasons) == 5
-    with pytest.raises(UserError, match="6 of 20"):
+    with pytest.raises(Stop, match="6 of 20"):
         log.add(Skipped("5.mp4", "empty file"))
 
 

@@ -15,7 +15,7 @@ import torch
 from datamodules import AudioVisual, Skipped
 from datamodules.webdataset import WebDataset, short_names, text_of
 from mmpredict.media import Limits, MediaBytes, MediaError
-from mmpredict.schema import TextPiece, UserError
+from mmpredict.schema import Stop, TextPiece
 from mmpredict.shards import Remote
 from mmpredict.tokens import TextTokens
 from tests.datamodules.small import (
@@ -336,18 +336,18 @@ def test_one_broken_sample_is_skipped_by_name(tmp_path):
 
 def test_members_over_the_limit_and_limits_of_the_tar(tmp_path):
     path = tar(tmp_path / "a.tar", videos(tmp_path, 4))
-    with pytest.raises(UserError, match="Limits.max_duration_s"):
+    with pytest.raises(Stop, match="Limits.max_duration_s"):
         web(path, limits=Limits(max_duration_s=1.0))
     from mmpredict.shards import TarLimits
 
-    with pytest.raises(UserError, match="more than 3 members"):
+    with pytest.raises(Stop, match="more than 3 members"):
         web(path, tar_limits=TarLimits(max_members=3))
 
 
 def test_an_only_tar_that_is_cut_off_stops_with_its_name(tmp_path):
     path = tar(tmp_path / "a.tar", videos(tmp_path, 4))
     path.write_bytes(path.read_bytes()[:-12_000])
-    with pytest.raises(UserError, match="a.tar.*cut off"):
+    with pytest.raises(Stop, match="a.tar.*cut off"):
         web(path)
     with pytest.raises(ValueError, match="holds no .tar file"):
         web(tmp_path / "t" if (tmp_path / "t").mkdir() else tmp_path / "t")

@@ -7,7 +7,7 @@ import torch
 
 from datamodules import AudioVisual, Documents, Loading, Mixture, Skipped, Text, World
 from datamodules.base import measure
-from mmpredict.schema import UserError
+from mmpredict.schema import Stop
 from mmpredict.tokens import Codecs, Patches, TextTokens
 from tests.datamodules.small import (
     AUDIO,
@@ -211,9 +211,10 @@ def test_a_frame_size_that_is_no_multiple_of_the_patch():
         Patches(size=30, patch=4)
 
 
-def test_too_many_broken_files_are_the_user_s_matter():
-    """The front door prints a UserError whole and leaves with 2, even in the middle of training."""
+def test_too_many_broken_files_stop_the_run_with_a_code_of_their_own():
+    """The front door prints a Stop whole and leaves with its code, also in mid-training."""
     data = Mixture([world()], [1.0], loading=loading())
     data.skip_log.num_sources = 1
-    with pytest.raises(UserError):
+    with pytest.raises(Stop) as stop:
         data.skip_log.add(Skipped("a.mp4", "broken"))
+    assert stop.value.code == 65

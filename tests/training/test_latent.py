@@ -65,7 +65,10 @@ class Logged(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Pretrain) -> None:
         latent = pl_module.predictor.latents["video"]
         follow = latent.follow
-        latent.follow = lambda own: (self.followed.append(trainer.global_step), follow(own))
+        latent.follow = lambda own, bad=None: (
+            self.followed.append(trainer.global_step),
+            follow(own, bad),
+        )
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.metrics.append({k: float(v) for k, v in trainer.callback_metrics.items()})
