@@ -204,9 +204,28 @@ class Reader(nn.Module):
         sizes_N1 = torch.tensor([[len(row.tokens_EX)] for row in rows])
         lacks_NE = torch.arange(tokens_NEX.shape[1]) >= sizes_N1
         tokens_NEX = (tokens_NEX - self.mean_X) / self.deviation_X
-        num = frames_NQ.shape[1]
         asking_N1 = torch.tensor([[row.frame] for row in rows])
         frames_NLD = self.frames(torch.cat([asking_N1, frames_NQ], 1))
+        none_NQ = frames_NQ == _PAD
+        said_NQ = torch.zeros(())
+        if self.measure is not None:
+            values_NQ = pad_sequence([row.values_Q for row in rows], True, torch.nan)
+            plain_NEP = tokens_NEX[..., : self.plain]
+            said_NQ = self.measure(plain_NEP, marks_NEM, frames_NLD, values_NQ)
+        if self.measure is None or values_NQ.isnan()[~none_NQ].any():
+            said_NQ = said_NQ + self._looked(rows, frames_NLD, tokens_NEX, marks_NEM, lacks_NE)
+        return said_NQ.masked_fill(none_NQ, -torch.inf)
+
+    def _looked(
+        self,
+        rows: Sequence[Row],
+        frames_NLD: Tensor,
+        tokens_NEX: Tensor,
+        marks_NEM: Tensor,
+        lacks_NE: Tensor,
+    ) -> Tensor:
+        """(N, Q) what attention says."""
+        num = frames_NLD.shape[1] - 1
         asked_NSD = self._things(torch.stack([row.asked_S2 for row in rows]))
         offered_NQSD = self._things(
             pad_sequence([row.offered_QS2 for row in rows], batch_first=True)
@@ -216,17 +235,11 @@ class Reader(nn.Module):
         x_NED = self.evidence(tokens_NEX) + self.marks(marks_NEM[..., :_FIRST])
         x_NED = x_NED + marks_NEM[..., _FIRST:_SECOND] @ self.owners.weight
         parts = [choices_NQD, frames_NLD[:, :1], asked_NSD + self.asked.weight, x_NED]
-        none_NQ = frames_NQ == _PAD
-        heard_NS = torch.zeros(len(rows), 1 + _ASKED, dtype=torch.bool)
-        lacks_NL = torch.cat([none_NQ, heard_NS, lacks_NE], 1)
+        none_NQ = pad_sequence([row.frames_Q for row in rows], batch_first=True) == _PAD
+        lacks_NS = torch.zeros(len(rows), 1 + _ASKED, dtype=torch.bool)
+        lacks_NL = torch.cat([none_NQ, lacks_NS, lacks_NE], 1)
         x_NLD = self.trunk(torch.cat(parts, 1), src_key_padding_mask=lacks_NL)
-        said_NQ = self.head(x_NLD[:, :num])[..., 0]
-        if self.measure is not None:
-            values_NQ = pad_sequence([row.values_Q for row in rows], True, torch.nan)
-            plain_NEP = tokens_NEX[..., : self.plain]
-            measured_NQ = self.measure(plain_NEP, marks_NEM, frames_NLD, values_NQ)
-            said_NQ = measured_NQ + said_NQ.masked_fill(~values_NQ.isnan(), 0)
-        return said_NQ.masked_fill(none_NQ, -torch.inf)
+        return self.head(x_NLD[:, :num])[..., 0]
 
     def _things(self, numbers_2: Tensor) -> Tensor:
         return self.colours(numbers_2[..., 0]) + self.shapes(numbers_2[..., 1])

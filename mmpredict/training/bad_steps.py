@@ -149,6 +149,7 @@ class StepGuard:
         self.settings = settings
         self.verdicts: Verdicts | None = None
         self.bad: Tensor | None = None  # of the last step, on the device; None if it was good
+        self.on_device = False  # whether the verdict is acted on without the host
         self.total = self.in_a_row = 0
         self._loaded: dict[str, Any] = {}
         self._waiting: list[Judged] = []
@@ -179,6 +180,7 @@ class StepGuard:
 
     def judge(self, norm: Tensor, optimizer: Optimizer, step: int, *, on_device: bool) -> None:
         """Before the optimiser moves: see to it that a bad step moves nothing."""
+        self.on_device = on_device
         if not self.settings.skip:
             self.bad = None
             self._queue(step, norm, torch.zeros((), dtype=torch.bool, device=norm.device))
@@ -211,8 +213,7 @@ class StepGuard:
     def behind(self, trainer: Trainer, *, wait: bool) -> None:
         """Read the verdicts when it is time to, or told to; stops after too many in a row."""
         most = min(trainer.log_every_n_steps, self.settings.most_in_a_row)
-        on_host = all(judged.figures.device.type == "cpu" for judged in self._waiting)
-        if self._waiting and (wait or on_host or len(self._waiting) >= most):
+        if self._waiting and (wait or not self.on_device or len(self._waiting) >= most):
             self.settle(trainer)
         if self.in_a_row >= self.settings.most_in_a_row:  # a save may have read it before
             self._stop(trainer)

@@ -250,7 +250,7 @@ class Pretrain(LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if (bad := self.guard.bad) is not None and bad.device.type == "cpu":
+        if (bad := self.guard.bad) is not None and not self.guard.on_device:
             return
         keep_in_range(self.log_variances)
         self.predictor.follow_encoders(bad)

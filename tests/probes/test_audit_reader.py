@@ -63,8 +63,7 @@ def _apart(count: int) -> list[Row]:
     for k in range(count):
         places = torch.randn(5, 2)
         turn, steps = torch.rand(1) * 2 * torch.pi, 1 + k % 3
-        away = (steps + 0.4 * (torch.rand(1) - 0.5)) * torch.cat([turn.cos(), turn.sin()])
-        places[3] = places[0] + away
+        places[3] = places[0] + steps * torch.cat([turn.cos(), turn.sin()])
         text = "from the red ball to the green cup?"
         view = _view(_THINGS, places)
         rows.append(as_row(text, ("1", "2", "3"), steps - 1, view=view, frames=frames))
@@ -86,4 +85,4 @@ def test_it_counts() -> None:
 def test_it_measures() -> None:
     """A distance in any direction: squares of differences."""
     torch.manual_seed(0)
-    assert _share(_apart(400), _apart(100), 250) > GATE
+    assert _share(_apart(600), _apart(100), 350) > GATE

@@ -20,7 +20,7 @@ from mmpredict.model.sight import dense_mask
 from mmpredict.objectives import LossWeights, next_loss
 from mmpredict.schema import Batch
 from mmpredict.sequence import pack
-from mmpredict.training import Pretrain, flops, memory
+from mmpredict.training import Pretrain, flops, memory, pretrain
 from mmpredict.training import meters as meters_file
 from mmpredict.training.meters import Meters
 from mmpredict.training.progress import Progress
@@ -321,9 +321,12 @@ class Watched(Pretrain):
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_nothing_is_read_from_the_device_between_logged_steps(tmp_path: Path, kind: str):
-    """Trainer, clipping, optimiser, average, meters and progress."""
+def test_nothing_is_read_from_the_device_between_logged_steps(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Trainer, clipping, verdicts, optimiser, average, meters and progress."""
     torch.manual_seed(0)
+    monkeypatch.setattr(pretrain, "stays_on_device", lambda *_, scaled: not scaled)  # as on CUDA
     config = PredictorConfig(dim=32, depth=1, num_heads=2)
     model = Watched(builders.LAYOUT, config, ema=0.9, optimizer=kind)
     model.statistics_taken, model.reads = True, HostReads()
