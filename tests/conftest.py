@@ -18,10 +18,11 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _clean_process(tmp_path, monkeypatch):
-    """Leave no dtype, process group or run folder behind for the next test."""
+    """Leave no dtype, precision, process group or run folder behind for the next test."""
     monkeypatch.delenv("MMPREDICT_RUN_DIR", raising=False)
     yield
     torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")  # a run by command sets "medium"
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     os.environ.pop("MMPREDICT_RUN_DIR", None)

@@ -7,10 +7,12 @@ are drawn by one thread anyway; scenes have nothing to do with each other, so pr
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 import torch
@@ -83,11 +85,22 @@ def run_in_shares(
     if len(shares) < 2:
         return job.run(suite, drawn, progress)
     mine, *others = shares
-    with ProcessPoolExecutor(len(others), mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(len(others), context, initializer=leave_with_parent) as pool:
         waiting = [pool.submit(_work, job, share, drawn) for share in others]
         runs = [job.run(mine, drawn, _scaled(progress, suite, mine, job.variants))]
         runs += [future.result() for future in waiting]
     return _merged(suite, job.variants, runs)
+
+
+def leave_with_parent() -> None:
+    """End this process when the one that started it is gone: killed, it cannot say so."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(job: Job, suite: Suite, drawn: frozenset[str]) -> ProbeRun:

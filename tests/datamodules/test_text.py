@@ -9,7 +9,7 @@ import torch
 
 from datamodules import Text
 from datamodules.text import PASSAGE_CHARACTERS, cut_passages
-from mmpredict.schema import UserError
+from mmpredict.schema import Stop
 from mmpredict.tokens import TextTokens
 from tests.datamodules.small import TEXT, all_documents, loading, prose, text_of
 
@@ -133,9 +133,9 @@ def test_mostly_broken_files_stop_with_the_whole_list(tmp_path):
     for n in range(6):
         (tmp_path / f"bad{n}.txt").write_bytes(b"\xff\xfe\x00")
     folder(tmp_path, 4)
-    with pytest.raises(UserError) as stop:
+    with pytest.raises(Stop) as stop:
         text(tmp_path)
-    assert "6 of 10" in str(stop.value)
+    assert stop.value.code == 65 and "6 of 10" in str(stop.value)
     assert all(f"bad{n}.txt: " in str(stop.value) for n in range(6))
 
 
