@@ -42,7 +42,7 @@ _PLOTS: dict[str, Plot] = {
 }
 SET_KINDS = tuple(_PLOTS)
 POSSIBLE = (True, False, False, True)
-_ATTEMPTS = 2000
+_ATTEMPTS = 20000  # scenes of many things (test_size) seldom suit: some sets take thousands
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,7 @@ def test_what_is_too_long_is_an_error_and_does_not_hang(model, monkeypatch):
     assert "takes 28 positions, at most 20" in errors["video+audio"]  # 4 frames of 4, 12 chunks
     assert "at most 20" in errors["text"]  # of letters
 
+
 PARENT = """
 import os, signal, sys, time
 from concurrent.futures import ProcessPoolExecutor

@@ -12,7 +12,7 @@ from mmpredict.world import SET_KINDS, SPLITS, matched_set
 
 MANY = 1000  # sets of a kind
 FEW = 6
-OF_SPLIT = 100  # sets of a kind in each split
+OF_SPLIT = 30  # sets of a kind in each split
 
 
 def plain(kind: str, seed: int, split: str = "test_iid") -> tuple[str, set[str]]:
