@@ -7,6 +7,7 @@ line wins.
 
 from __future__ import annotations
 
+import argparse
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,3 +173,11 @@ def _named_classes(tree: Setting) -> Setting:
         if value is not None and value.kind == "str":
             tree.value[key] = Setting({"class_path": value}, value.origin, value.key_origin)
     return tree
+
+
+def check_checkpoint(parser: argparse.ArgumentParser, path: Path) -> None:
+    """What can be said of `--ckpt` before torch is loaded."""
+    if ":/" in str(path)[:8]:
+        parser.error(f"--ckpt {str(path)!r} is a URL; download it first, loading those is unsafe")
+    if not path.exists():
+        parser.error(f"--ckpt {str(path)!r} does not exist")

@@ -10,6 +10,8 @@ import argparse
 import re
 from pathlib import Path
 
+from mmpredict.command_line import check_checkpoint
+
 RECIPE, CARD = "recipe.yaml", "README.md"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 LOCAL_PATH = re.compile(r"(?m)(?:^|[\s'\":])((?:/|~/|[A-Za-z]:\\)[\w.~/\\-]+)")
@@ -28,11 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """What can be said of the options before torch is loaded."""
-    checkpoint = str(args.ckpt)
-    if ":/" in checkpoint[:8]:
-        parser.error(f"--ckpt {checkpoint!r} is a URL; download it first, loading those is unsafe")
-    if not args.ckpt.exists():
-        parser.error(f"--ckpt {checkpoint!r} does not exist")
+    check_checkpoint(parser, args.ckpt)
     if args.push is not None and not REPOSITORY.fullmatch(args.push):
         parser.error(f"--push {args.push!r} is not of the form OWNER/NAME")
     if args.public and args.push is None:

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmpredict.command_line import check_checkpoint
+
 if TYPE_CHECKING:
     from mmpredict.generate import Rollout
     from mmpredict.schema import Clip
@@ -71,11 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """What can be said of the options before torch is loaded."""
-    checkpoint = str(args.ckpt)
-    if ":/" in checkpoint[:8]:
-        parser.error(f"--ckpt {checkpoint!r} is a URL; download it first, loading those is unsafe")
-    if not args.ckpt.exists():
-        parser.error(f"--ckpt {checkpoint!r} does not exist")
+    check_checkpoint(parser, args.ckpt)
     if args.seconds <= 0 or args.steps < 1:
         parser.error(f"--seconds {args.seconds} and --steps {args.steps} must be above 0")
     if args.temperature < 0:

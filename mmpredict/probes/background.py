@@ -24,7 +24,7 @@ from mmpredict.schema import Clip, Modality, StreamSpec, Tokens
 from mmpredict.tokens import Codecs
 
 GREY = 128
-_SLACK_S = 1e-6  # times closer than this are the same
+SLACK_S = 1e-6  # times closer than this are the same
 
 
 class Background:
@@ -69,17 +69,17 @@ class Background:
     ) -> Tokens:
         """A block again and again, on the grid that has one `first_s` later than its own time."""
         period_s, own_s = self.specs[modality].period_s, float(block.end_s[0])
-        count = max(0, int((stop_s + _SLACK_S - first_s - own_s) / period_s + 1))
+        count = max(0, int((stop_s + SLACK_S - first_s - own_s) / period_s + 1))
         end_s = first_s + own_s + period_s * torch.arange(count).double()
         spec = self.specs[modality]
-        end_s = end_s[(end_s > _latest(spec, start_s)) & (end_s <= _latest(spec, stop_s))]
+        end_s = end_s[(end_s > latest(spec, start_s)) & (end_s <= latest(spec, stop_s))]
         again = block.contents.expand(len(end_s), *block.contents.shape[1:])
         return replace(block, contents=again.clone(), end_s=end_s)
 
 
-def _latest(spec: StreamSpec, stop_s: float) -> float:
-    """As in `evidence.cut`: frames begin before the moment, sound ends by it."""
-    return stop_s + _SLACK_S if spec.fills_period else stop_s - _SLACK_S
+def latest(spec: StreamSpec, stop_s: float) -> float:
+    """The end_s of the last block up to a moment: frames begin before it, sound ends by it."""
+    return stop_s + SLACK_S if spec.fills_period else stop_s - SLACK_S
 
 
 def _one(tokens: Tokens) -> Tokens:

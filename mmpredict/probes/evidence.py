@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 
 from mmpredict.media import read_clip
-from mmpredict.probes.background import Background
+from mmpredict.probes.background import Background, latest
 from mmpredict.probes.items import VARIANTS, Evidence, Files, Item, Source
 from mmpredict.schema import Clip, Modality, StreamSpec, TextPiece, Tokens, UserError
 from mmpredict.tokens import Codecs
@@ -27,7 +27,6 @@ from mmpredict.world.captions import WORD_S
 
 REACTION_S = 0.06  # from a moment to the first word about it, as in the world's captions
 PAUSE_S = 0.04  # between a question and its answer, and between told lines
-SLACK_S = 1e-6  # times closer than this are the same
 KEPT = 16  # sources whose tokens stay in memory
 NEEDS = {"text": ("text",), "audio": ("audio",), "video": ("video",)}
 NEEDS["video+audio"] = ("video", "audio")
@@ -205,8 +204,7 @@ def cut(tokens: Tokens, spec: StreamSpec, until_s: float | None) -> Tokens:
     """Frames that begin before `until_s`, and sound that ends by then."""
     if until_s is None:
         return tokens
-    latest_s = until_s + SLACK_S if spec.fills_period else until_s - SLACK_S
-    count = int((tokens.end_s <= latest_s).sum())
+    count = int((tokens.end_s <= latest(spec, until_s)).sum())
     return replace(tokens, contents=tokens.contents[:count], end_s=tokens.end_s[:count])
 
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from mmpredict.model import Predictor
 from mmpredict.model.embed import Seen
-from mmpredict.probes.evidence import SLACK_S, Shown
+from mmpredict.probes.background import SLACK_S
+from mmpredict.probes.evidence import Shown
 from mmpredict.schema import Batch, StreamSpec
 from mmpredict.sequence import interleave, pack
 
