@@ -202,9 +202,14 @@ def _check_gate(suite: Suite, gate: Gate, seed: int) -> list[Check]:
     judge = supervised_split(
         name, split="dev", scenes=max(5, scenes // 5), seed=seed + 1, even=True
     )
+    practice, shown = None, gate.view
+    if gate.view == "pixels":
+        practice = supervised_split(name, split="train", scenes=scenes, seed=seed + 2, even=True)
+        shown = f"{gate.size} px, {gate.sense_steps} steps of eye and ear"
     checks = []
-    for family, (score, count) in gate_scores(learn, judge, gate, seed=seed).items():
-        note = f"{gate.view}, {scenes} scenes of a kind, {gate.steps} steps, {count} items"
+    found = gate_scores(learn, judge, gate, practice=practice, seed=seed)
+    for family, (score, count) in found.items():
+        note = f"{shown}, {scenes} scenes of a kind, {gate.steps} steps, {count} items"
         checks.append(Check("gate", family, score, (GATE, 1.0), score > GATE, note))
     return checks
 

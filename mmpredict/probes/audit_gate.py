@@ -1,9 +1,10 @@
 """The learnability gate: can what is asked be had from what is given at all?
 
 In: items to learn from and items to be judged by, of other scenes. Out: the score per family of a
-small network that is given the evidence: the true state (an oracle's view), or the pixels and
-spectra themselves (`audit_views`). A family below the gate is one whose score cannot be read as a
-model's failing at that size and that amount of learning.
+small network that is given the evidence: the true state (an oracle's view), or what an eye and an
+ear make of pixels and waveforms (`audit_senses`), which have learnt from third scenes. A family
+below the gate is one whose score cannot be read as a model's failing at that size and that amount
+of learning.
 
 Of a pair of captions each context is asked by itself which caption fits, of a matched set each clip
 whether it is possible; the numbers are then graded as those of any scorer.
@@ -21,7 +22,8 @@ from torch import nn
 from torch.nn import functional
 
 from .audit_reader import Reader, Row, as_row, frame_numbers
-from .audit_views import VIEWS, View, pixels, state, told
+from .audit_senses import Perceived, Senses, learn_senses
+from .audit_views import VIEWS, View, as_view, state, told
 from .grading import grade
 from .items import Evidence, Item, Suite
 
@@ -38,13 +40,14 @@ class Gate:
     """How much the gate may cost.
 
     Args:
-        view: "state" gives the truth, "pixels" pictures of `size` px and log spectra of both ears.
+        view: "state" gives the truth, "pixels" what is made out in pictures of `size` px and heard
+            with both ears.
         families: that are tried; () all.
         scenes: of every kind to learn from, and a third as many matched sets of a kind.
         steps: of the optimiser for each family at most, 64 asks at a time; fewer where the loss is
             gone before.
-        size: px.
-        pictures: of pixels, spread over what is shown.
+        size: px, a multiple of 32.
+        sense_steps: of the optimisers of eye and ear, once for all families.
         dim: of the reader.
     """
 
@@ -53,7 +56,7 @@ class Gate:
     scenes: int = 300
     steps: int = 1000
     size: int = 32
-    pictures: int = 4
+    sense_steps: int = 4000
     dim: int = 64
 
     def __post_init__(self) -> None:
@@ -72,24 +75,34 @@ class _Ask:
 
 
 def gate_scores(
-    learn: Suite, judge: Suite, gate: Gate, *, seed: int = 0
+    learn: Suite, judge: Suite, gate: Gate, *, practice: Suite | None = None, seed: int = 0
 ) -> dict[str, tuple[float, int]]:
     """Score of each family on scenes that were not learnt from, and how many items it is of.
 
     Words alone are no evidence for pixels: families that show nothing have a state alone.
+
+    Args:
+        practice: whose takes eye and ear learn from; needed for pixels, and of other scenes, so
+            that they see as badly when the reader learns as when it is judged.
     """
+    senses = None
+    if gate.view == "pixels":
+        if practice is None:
+            raise ValueError("view='pixels' needs scenes to practise eye and ear on")
+        takes = practice.sources.values()
+        senses = learn_senses(takes, size=gate.size, steps=gate.sense_steps, seed=seed)
+    views = [_Views(suite, senses) for suite in (learn, judge)]
     found = {}
     for family in gate.families or learn.families:
         items = [[i for i in suite.items if i.family == family] for suite in (learn, judge)]
-        if gate.view == "pixels":
+        if senses is not None:
             items = [[i for i in some if i.evidence[0].source] for some in items]
         if not all(items):
             continue
         asks = [[ask for item in some for ask in _asks(item)] for some in items]
-        views = [_views(s, some, gate) for s, some in zip((learn, judge), asks, strict=True)]
         frames = frame_numbers([text for ask in asks[0] for text in (ask.text, *ask.choices)])
-        model = _learnt(_rows(asks[0], views[0], frames), len(frames), gate, seed)
-        scores = _judged(model, items[1], _rows(asks[1], views[1], frames))
+        learnt, judged = (_rows(some, view, frames) for some, view in zip(asks, views, strict=True))
+        scores = _judged(_learnt(learnt, len(frames), gate, seed), items[1], judged)
         found[family] = (sum(scores) / len(scores), len(scores))
     return found
 
@@ -103,30 +116,36 @@ def _asks(item: Item) -> list[_Ask]:
     return [_Ask(item.evidence[0], item.question, item.choices, item.answer)]
 
 
-def _views(suite: Suite, asks: Sequence[_Ask], gate: Gate) -> list[View]:
-    """What each ask shows, filmed once for all that show the same."""
-    memory: dict[tuple[str, float | None, tuple[str, ...]], View] = {}
-    keys = []
-    for evidence in (ask.evidence for ask in asks):
-        source, until_s = evidence.source, evidence.until_s
-        key = source, until_s, () if source else evidence.told
-        keys.append(key)
-        if key in memory:
-            continue
+class _Views:
+    """What a suite's evidence shows; the same is looked at once."""
+
+    def __init__(self, suite: Suite, senses: Senses | None) -> None:
+        self.suite, self.senses = suite, senses
+        self.perceived: dict[str, Perceived] = {}
+        self.views: dict[tuple[str, float | None, tuple[str, ...]], View] = {}
+
+    def of(self, evidence: Evidence) -> View:
+        key = evidence.source, evidence.until_s, () if evidence.source else evidence.told
+        if key not in self.views:
+            self.views[key] = self._made(evidence)
+        return self.views[key]
+
+    def _made(self, evidence: Evidence) -> View:
+        source = evidence.source
         if not source:
-            memory[key] = told(evidence.told)
-        elif gate.view == "state":
-            memory[key] = state(suite.sources[source], until_s)
-        else:
-            take = suite.sources[source]
-            memory[key] = pixels(take, until_s, size=gate.size, pictures=gate.pictures)
-    return [memory[key] for key in keys]
+            return told(evidence.told)
+        take = self.suite.sources[source]
+        if self.senses is None:
+            return as_view(state(take, evidence.until_s))
+        if source not in self.perceived:
+            self.perceived[source] = self.senses.perceive(take)
+        return as_view(self.perceived[source].known(evidence.until_s))
 
 
-def _rows(asks: Sequence[_Ask], views: Sequence[View], frames: Mapping[str, int]) -> list[Row]:
+def _rows(asks: Sequence[_Ask], views: _Views, frames: Mapping[str, int]) -> list[Row]:
     return [
-        as_row(ask.text, ask.choices, ask.answer, view=view, frames=frames)
-        for ask, view in zip(asks, views, strict=True)
+        as_row(ask.text, ask.choices, ask.answer, view=views.of(ask.evidence), frames=frames)
+        for ask in asks
     ]
 
 

@@ -7,7 +7,7 @@ each choice. It is no reader of language: a sentence without the things that it 
 It looks in two ways, and their numbers are added up. Attention over all finds what goes with what;
 but it averages, and so can neither count nor measure well. `Measure` sums up what is marked, takes
 differences of the things that are named, products and quotients of these. Where the choices are
-numbers it alone says one, and the nearest is chosen. Pixels have nothing plain to measure.
+numbers it alone says one, and the nearest is chosen.
 
 Shapes: N rows, Q choices, S things that a question or a choice names, E evidence tokens, X their
 width, M marks, P plain numbers, D width, L tokens in all.
@@ -50,8 +50,7 @@ class Row:
         asked_S2, offered_QS2: colour and shape of what they name, from 1; 0 where there is none.
         tokens_EX, plain: what is shown.
         marks_EM: which of the named things a token's object is, and whether all of its colour or
-            shape are meant. Who "the red ball" is must not be what the gate fails to learn. 0 for
-            pixels.
+            shape are meant. Who "the red ball" is must not be what the gate fails to learn.
         answer: number of the right choice.
     """
 
@@ -194,7 +193,7 @@ class Reader(nn.Module):
         )
         self.trunk = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1))
-        self.measure = Measure(plain, dim) if plain else None
+        self.measure = Measure(plain, dim)
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """(N, Q) a number for each choice; -inf where there is none."""
@@ -207,12 +206,10 @@ class Reader(nn.Module):
         asking_N1 = torch.tensor([[row.frame] for row in rows])
         frames_NLD = self.frames(torch.cat([asking_N1, frames_NQ], 1))
         none_NQ = frames_NQ == _PAD
-        said_NQ = torch.zeros(())
-        if self.measure is not None:
-            values_NQ = pad_sequence([row.values_Q for row in rows], True, torch.nan)
-            plain_NEP = tokens_NEX[..., : self.plain]
-            said_NQ = self.measure(plain_NEP, marks_NEM, frames_NLD, values_NQ)
-        if self.measure is None or values_NQ.isnan()[~none_NQ].any():
+        values_NQ = pad_sequence([row.values_Q for row in rows], True, torch.nan)
+        plain_NEP = tokens_NEX[..., : self.plain]
+        said_NQ = self.measure(plain_NEP, marks_NEM, frames_NLD, values_NQ)
+        if values_NQ.isnan()[~none_NQ].any():
             said_NQ = said_NQ + self._looked(rows, frames_NLD, tokens_NEX, marks_NEM, lacks_NE)
         return said_NQ.masked_fill(none_NQ, -torch.inf)
 
