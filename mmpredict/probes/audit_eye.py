@@ -76,6 +76,21 @@ class Lessons:
         """Some of them."""
         return Lessons(*(x[chosen_B] for x in self._parts()))
 
+    def mirrored(self, which_B: Tensor) -> Lessons:
+        """These pictures as in a mirror, and what is right of them then."""
+        turn_B111, turn_B1 = which_B[:, None, None, None], which_B[:, None]
+        row_BK, column_BK = self.cell_BK // _SIDE, self.cell_BK % _SIDE
+        turned_BK = row_BK * _SIDE + _SIDE - 1 - column_BK
+        inside_BK = (self.cell_BK >= 0) & (self.cell_BK < _SIDE**2)
+        right_BKF = self.right_BKF.clone()
+        right_BKF[..., 0] *= 1 - 2 * turn_B1.float()
+        return Lessons(
+            torch.where(turn_B111, self.frames_BCHW.flip(3), self.frames_BCHW),
+            torch.where(turn_B1 & inside_BK, turned_BK, self.cell_BK),
+            right_BKF,
+            self.shown_BK,
+        )
+
     def _parts(self) -> tuple[Tensor, ...]:
         return self.frames_BCHW, self.cell_BK, self.right_BKF, self.shown_BK
 
@@ -192,7 +207,8 @@ class Eye(nn.Module):
 
 
 def learn_eye(several: Sequence[Lessons], *, steps: int, dim: int = 32, seed: int = 0) -> Eye:
-    """An eye that has seen so many batches of 32 pictures."""
+    """An eye that has seen so many batches of 32 pictures, half of them in a mirror: the world is
+    as likely so."""
     given = Lessons.joined(several)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
@@ -203,7 +219,8 @@ def learn_eye(several: Sequence[Lessons], *, steps: int, dim: int = 32, seed: in
         optimiser, _RATE, total_steps=steps, pct_start=0.1
     )
     for _ in range(steps):
-        loss = _loss(eye, given.part(torch.randint(len(given), (_BATCH,), generator=generator)))
+        some = given.part(torch.randint(len(given), (_BATCH,), generator=generator))
+        loss = _loss(eye, some.mirrored(torch.rand(_BATCH, generator=generator) < 0.5))
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(eye.parameters(), 1.0)

@@ -56,7 +56,7 @@ class Gate:
     scenes: int = 300
     steps: int = 1000
     size: int = 32
-    sense_steps: int = 4000
+    sense_steps: int = 6000
     dim: int = 64
 
     def __post_init__(self) -> None:

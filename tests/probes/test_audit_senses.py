@@ -58,6 +58,21 @@ def test_what_is_known_early_does_not_change_with_what_comes_later() -> None:
     assert len(sounds_heard) > 2
 
 
+def test_a_mirrored_lesson_is_that_of_the_mirrored_room() -> None:
+    """As the world itself mirrors: pictures, and what is right of them."""
+    plain, mirrored = rooms.build_room(0, "train", 3, mirrored=True)
+    film = Film((_SIZE, _SIZE), fps=FPS, sound=False)
+    one, other = (lessons(shot.take.record(film), 1) for shot in (plain, mirrored))
+    turned = one.mirrored(torch.tensor([True]))
+    off = (turned.frames_BCHW.float() - other.frames_BCHW.float()).abs()
+    assert off.mean() < 1
+    assert torch.equal(turned.shown_BK, other.shown_BK)
+    torch.testing.assert_close(turned.right_BKF, other.right_BKF, atol=1e-4, rtol=0)
+    apart_BK = (turned.cell_BK - other.cell_BK).abs()[other.shown_BK]
+    assert apart_BK.max() <= 1  # a middle on the border of two cells
+    assert torch.equal(one.mirrored(torch.tensor([False])).cell_BK, one.cell_BK)
+
+
 @pytest.mark.slow
 def test_an_eye_learns_what_is_where() -> None:
     """It names the things of a few scenes that it has often seen, and places them."""
